@@ -1,0 +1,1 @@
+"""The faces that our app sees."""

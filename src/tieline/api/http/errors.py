@@ -1,0 +1,45 @@
+"""The one place where a failure becomes an HTTP answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from tieline.errors import TielineError
+from tieline.model import Headers, Reply
+from tieline.wire.errors_text import hint_value
+
+_JSON: Final = (b"content-type", b"application/json")
+_TEXT: Final[Headers] = [(b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff")]
+# As Go's JSON encoder writes them, so that no browser takes an error for a page (H-84).
+_ESCAPED: Final = {
+    ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029",
+}  # fmt: skip
+_quoted = json.encoder.encode_basestring
+
+
+def invocation_failed(error: TielineError, addressed: str) -> Reply:
+    """Return the answer to a call that failed in a sidecar (H-84, H-85)."""
+    reply = api_error(error.http_status, error.code, f"failed to invoke, id: {addressed}, err: {error.detail}")
+    reply.headers += explanation(error)
+    return reply
+
+
+def explanation(error: TielineError) -> Headers:
+    """Return the fields that say why, where, and what to do."""
+    fields = [(b"tieline-cause", error.cause.encode()), (b"tieline-hop", error.hop.encode())]
+    if error.hint:
+        fields.append((b"tieline-hint", hint_value(error.hint)))
+    return fields
+
+
+def api_error(status: int, code: str, message: str) -> Reply:
+    """Return a JSON error in Dapr's shape; no further members, since one of its SDKs refuses them."""
+    text = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    body = f'{{"errorCode":{_quoted(code)},"message":{_quoted(text)}}}'.translate(_ESCAPED)
+    return Reply(status, [_JSON], body.encode())
+
+
+def text_error(status: int, text: str) -> Reply:
+    """Return a plain text error."""
+    return Reply(status, _TEXT.copy(), text.encode("utf-8", "replace") + b"\n")

@@ -1,0 +1,87 @@
+"""What this sidecar is: ``/v1.0/metadata`` (H-136, H-137)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from tieline.api.http.errors import api_error
+from tieline.errors import TielineError
+from tieline.model import Reply, Request
+from tieline.wire.method_path import decode_path
+
+MAX_ATTRIBUTES: Final = 256
+"""How many attributes an app may set."""
+
+
+class Metadata:
+    """The facts that the API shows, and the attributes that apps add.
+
+    Attributes:
+        waiting_for_app: The app port is being awaited; shows in the state of the actor runtime, as clients know it.
+    """
+
+    def __init__(
+        self,
+        *,
+        app_id: str,
+        version: str,
+        features: tuple[str, ...],
+        app_port: int | None,
+        app_protocol: str,
+        channel_address: str,
+        max_concurrency: int,
+    ) -> None:
+        self._app_id = app_id
+        self._version = version
+        self._features = features
+        self._extended: dict[str, str] = {}
+        connection: dict[str, Any] = {}
+        if app_port:
+            connection["port"] = app_port
+        connection["protocol"] = app_protocol
+        connection["channelAddress"] = channel_address
+        if max_concurrency > 0:
+            connection["maxConcurrency"] = max_concurrency
+        self._connection = connection
+        self.waiting_for_app = False
+
+    def answer(self) -> Reply:
+        """Answer ``GET /v1.0/metadata``: members in Dapr's order, on one line."""
+        document: dict[str, Any] = {"id": self._app_id, "runtimeVersion": self._version}
+        if self._features:
+            document["enabledFeatures"] = list(self._features)
+        document["extended"] = {**self._extended, "daprRuntimeVersion": self._version}
+        document["appConnectionProperties"] = self._connection
+        if self.waiting_for_app:
+            document["actorRuntime"] = {"runtimeStatus": "INITIALIZING", "hostReady": False}
+        else:
+            document["actorRuntime"] = {
+                "runtimeStatus": "DISABLED",
+                "hostReady": False,
+                "placement": "placement: disconnected",
+            }
+        body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        return Reply(200, [(b"content-type", b"application/json")], body + b"\n")
+
+    async def set_attribute(self, request: Request, raw_key: bytes) -> Reply:
+        """Answer ``PUT /v1.0/metadata/<key>``."""
+        key = decode_path(raw_key.replace(b"+", b" ")).decode("utf-8", "replace")
+        try:
+            value = await _read(request)
+        except TielineError as error:
+            return api_error(400, "ERR_BODY_READ", f"failed to read request body: {error.detail}")
+        if key not in self._extended and len(self._extended) >= MAX_ATTRIBUTES:
+            return api_error(400, "ERR_METADATA_FULL", f"more than {MAX_ATTRIBUTES} attributes")
+        self._extended[key] = value.decode("utf-8", "replace")
+        return Reply(204, [])
+
+
+async def _read(request: Request) -> bytes:
+    body = request.body
+    if isinstance(body, bytes):
+        return body
+    pieces = []
+    while piece := await body.read():
+        pieces.append(piece)
+    return b"".join(pieces)

@@ -1,0 +1,66 @@
+"""Unpacks what an app packed unasked: a caller never gets a coding it did not name (H-52)."""
+
+from __future__ import annotations
+
+import zlib
+
+from tieline.errors import AppBroken
+from tieline.model import MAX_CHUNK, AnyBody, Body, Headers, Reply
+
+_GZIP = 31
+"""Window size of zlib plus 16: gzip's header and trailer are expected."""
+
+
+class GunzippedBody:
+    """A gzip body, unpacked piece by piece: however much it unpacks to, ``MAX_CHUNK`` bytes are in memory."""
+
+    __slots__ = ("_body", "_packed", "_unpack", "trailers")
+
+    def __init__(self, body: AnyBody) -> None:
+        self._packed = body if isinstance(body, bytes) else b""
+        self._body: Body | None = None if isinstance(body, bytes) else body
+        self._unpack = zlib.decompressobj(_GZIP)
+        self.trailers: Headers = []
+
+    async def read(self) -> bytes:
+        """See ``model.Body``."""
+        while True:
+            if self._packed:
+                try:
+                    piece = self._unpack.decompress(self._packed, MAX_CHUNK)
+                except zlib.error as error:
+                    raise AppBroken(f"the answer is no gzip, as it says it is: {error}") from error
+                self._packed = self._unpack.unconsumed_tail
+                if piece:
+                    return piece
+            elif self._body is None:
+                return b""
+            self._packed += await self._next()
+            if not self._packed:
+                return b""
+
+    async def _next(self) -> bytes:
+        body = self._body
+        if body is None:
+            return b""
+        packed = await body.read()
+        if not packed:
+            self.trailers = body.trailers
+            self._body = None
+        return packed
+
+    def abandon(self) -> None:
+        """See ``model.Body``."""
+        if self._body is not None:
+            self._body.abandon()
+
+
+def unpack_unasked(reply: Reply, verb: bytes, request: Headers) -> None:
+    """Unpack a gzip answer in place if its request named no coding, no range, and is not HEAD."""
+    if not any(name == b"content-encoding" and value.lower() == b"gzip" for name, value in reply.headers):
+        return
+    if verb == b"HEAD" or reply.status == 206 or any(name in (b"accept-encoding", b"range") for name, _ in request):
+        return
+    reply.headers = [field for field in reply.headers if field[0] != b"content-encoding"]
+    if reply.body or not isinstance(reply.body, bytes):
+        reply.body = GunzippedBody(reply.body)

@@ -1,0 +1,75 @@
+"""What happens between sidecar and app when the app comes up: waiting for its port, and its first call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from time import perf_counter
+from typing import Final
+
+from tieline.app.channel import AppChannel
+from tieline.errors import TielineError
+from tieline.model import CallRecord, Invocation, Target
+
+log = logging.getLogger("dapr.runtime")
+
+RETRY_S: Final = 0.1
+TRY_S: Final = 0.5
+TRIES_A_LINE: Final = 100
+"""After so many failed tries a line says that the app is still being awaited (H-116)."""
+
+
+async def wait_for_port(protocol: str, host: str, port: int) -> None:
+    """Return when the app accepts connections; for ``https`` and ``grpcs``, when it speaks TLS."""
+    log.info(
+        "application protocol: %s. waiting on port %d.  "
+        "This will block until the app is listening on that port.",
+        protocol, port,
+    )  # fmt: skip
+    tls = _context() if protocol in ("https", "grpcs") else None
+    address = host[1:-1] if host.startswith("[") else host
+    tries = 0
+    while not await _listens(address, port, tls):
+        tries += 1
+        if tries % TRIES_A_LINE == 0:
+            log.info("waiting for application to listen on port %d", port)
+        await asyncio.sleep(RETRY_S)
+    log.info("application discovered on port %d", port)
+
+
+async def _listens(host: str, port: int, tls: ssl.SSLContext | None) -> bool:
+    try:
+        async with asyncio.timeout(TRY_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=tls, server_hostname=host if tls else None)
+    except (OSError, ValueError):
+        return False
+    writer.close()
+    return True
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def ask_config(channel: AppChannel, app_id: str, namespace: str) -> None:
+    """Ask the app for its Dapr configuration, as apps of Dapr expect at their start (H-117).
+
+    Whatever it answers is of no interest here: only actors would be configured by it.
+    """
+    record = CallRecord()
+    record.started = perf_counter()
+    call = Invocation(
+        Target(app_id, namespace, app_id), b"GET", b"dapr/config", b"", [(b"content-type", b"application/json")], b"",
+        0, record,
+    )  # fmt: skip
+    try:
+        reply = await channel.call(call, [(b"dapr-app-id", app_id.encode())])
+    except TielineError as error:
+        log.debug("the app gave no Dapr configuration: %s", error.text)
+        return
+    if not isinstance(reply.body, bytes):
+        reply.body.abandon()

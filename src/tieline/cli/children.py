@@ -1,0 +1,148 @@
+"""Child processes in groups of their own: started, watched, asked to stop, and in the end killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+
+class Child:
+    """A process and everything it starts: they are signalled together.
+
+    It leads a session of its own, so a Ctrl-C of the terminal does not reach it (we pass it on, once) and it may
+    still read the terminal.
+
+    Args:
+        command: Program and arguments; the program is looked up in the environment's PATH.
+        environment: The whole environment; ours if ``None``.
+        output: ``subprocess.PIPE`` to read its output, a file to send it there, ``None`` to share ours.
+
+    Raises:
+        OSError: It could not be started.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        output: int | IO[bytes] | None = None,
+    ) -> None:
+        self._process = subprocess.Popen(
+            list(command), env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+
+    @property
+    def pid(self) -> int:
+        """Process id, and id of its group."""
+        return self._process.pid
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """Its output, if it was asked for."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def stderr(self) -> IO[bytes]:
+        """Its errors, if its output was asked for."""
+        assert self._process.stderr is not None
+        return self._process.stderr
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process itself has ended; others of its group may live on."""
+        return self._process.poll() is not None
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, minus the number of a signal that ended it, ``None`` while it runs."""
+        return self._process.poll()
+
+    def on_end(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called from another thread once the process has ended."""
+
+        def watch() -> None:
+            self._process.wait()
+            tell()
+
+        threading.Thread(target=watch, name=f"child {self.pid}", daemon=True).start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the process to end; tell whether it has."""
+        try:
+            self._process.wait(max(0.0, timeout_s))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def terminate(self) -> None:
+        """Ask the group to stop."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill what is left of the group. Idempotent."""
+        if sys.platform == "win32":
+            self._process.kill()
+        else:
+            self._signal(signal.SIGKILL)
+
+    @property
+    def gone(self) -> bool:
+        """Whether no process of the group is left."""
+        return self.ended and _group_is_empty(self.pid)
+
+    def _signal(self, number: int) -> None:
+        if sys.platform == "win32":
+            self._process.terminate()
+            return
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):  # macOS says the second of a group of zombies
+            return
+
+
+def _group_is_empty(group: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return True
+    # In a container nobody may collect orphans: they stay as zombies and would be waited for in vain.
+    return sys.platform == "linux" and all(state == "Z" for state in _states(group))
+
+
+def _states(group: int) -> list[str]:
+    """Return the states of a group's processes, as ``/proc/<pid>/stat`` has them."""
+    states: list[str] = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name, in parentheses, may hold anything; then state, parent, group.
+            fields = path.read_bytes().rpartition(b")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        if int(fields[2]) == group:
+            states.append(fields[0].decode("ascii"))
+    return states
+
+
+def exit_code(returncode: int) -> int:
+    """Return what a shell would show: the code, or 128 and the number of the signal."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def describe(returncode: int) -> str:
+    """Return ``exit code 3`` or ``killed by SIGKILL``."""
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"killed by signal {-returncode}"

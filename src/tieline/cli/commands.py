@@ -1,0 +1,97 @@
+"""The commands for people: a click group that imports a command only when it is used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import click
+
+from tieline import __version__
+
+USAGE_ERROR: Final = 2
+INTERRUPTED: Final = 130
+
+
+class _Command(NamedTuple):
+    module: str
+    help_text: str
+
+
+_COMMANDS: Final[dict[str, _Command]] = {
+    "run": _Command("tieline.cli.run", "Start an app with a sidecar beside it."),
+    "demo": _Command("tieline.cli.demo", "Show a call between two apps, and a call that fails, in a few seconds."),
+    "sidecar": _Command("", "Start a sidecar alone; takes the flags of daprd."),
+}
+
+
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = _COMMANDS.get(cmd_name)
+        if found is None or not found.module:
+            return None
+        command = importlib.import_module(found.module).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # From the table: help must not import every command.
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help_text) for name, command in _COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, _COMMANDS, n=1)
+            guess = f'; did you mean "{near[0]}"?' if near else "."
+            raise click.UsageError(f'unknown command "{name}"{guess}', ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog='Help on one command: "tieline <command> --help".',
+)
+@click.version_option(__version__, "-v", "--version", prog_name="tieline", message="%(prog)s %(version)s")
+def group() -> None:
+    """Call other apps by name: a service-invocation sidecar that speaks Dapr's API.
+
+    Each app gets a sidecar. It calls POST /v1.0/invoke/<app-id>/method/<method> at its own sidecar; the two
+    sidecars find each other and carry the call.
+
+    \b
+    Try it:
+      tieline demo
+      tieline run --app-id orders --app-port 5001 -- python orders.py
+    """
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the group and return the exit code. Wrong arguments give one line on stderr, and 2."""
+    try:
+        code = group.main(list(argv) or ["--help"], prog_name="tieline", standalone_mode=False)
+    except click.UsageError as error:
+        # Some of click's errors do not say in which command they happened.
+        guess = f"tieline {argv[0]}" if argv[0] in _COMMANDS else "tieline"
+        path = error.ctx.command_path if error.ctx is not None else guess
+        click.echo(f'{path}: {_sentence(error)} See "{path} --help".', err=True)
+        return USAGE_ERROR
+    except click.ClickException as error:
+        click.echo(f"tieline: {error.format_message()}", err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _sentence(error: click.UsageError) -> str:
+    text = " ".join(error.format_message().split())
+    return text if text.endswith((".", "?", "!")) else text + "."

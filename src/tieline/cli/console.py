@@ -1,0 +1,103 @@
+"""What ``run`` and ``demo`` say: status lines with a sign, and an app's output line by line.
+
+Two processes and their sidecars share one terminal, so each line leaves in one write.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import IO, Final
+
+SIGNS: Final[Mapping[str, str]] = {
+    "success": "✅  ",
+    "failure": "❌  ",
+    "warning": "⚠  ",
+    "pending": "⌛  ",
+    "info": "ℹ️  ",
+}
+APP_PREFIX: Final = b"== APP == "
+MAX_LINE: Final = 65536
+"""The longest line of an app that is kept in one piece, in bytes."""
+_BOLD_BLUE: Final = b"\x1b[1;34m"
+_RESET: Final = b"\x1b[0m"
+
+
+class Console:
+    """Standard output and standard error of this command.
+
+    Args:
+        as_json: Status lines as JSON objects (K-1).
+        out: Unbuffered binary stream; standard output if ``None``.
+        err: The same of standard error.
+    """
+
+    def __init__(self, *, as_json: bool = False, out: IO[bytes] | None = None, err: IO[bytes] | None = None) -> None:
+        self._as_json = as_json
+        self.out: Final = out if out is not None else io.FileIO(1, "w", closefd=False)
+        self.err: Final = err if err is not None else io.FileIO(2, "w", closefd=False)
+
+    def info(self, text: str) -> None:
+        """Say what is going on."""
+        self._status("info", text)
+
+    def success(self, text: str) -> None:
+        """Say what went well."""
+        self._status("success", text)
+
+    def warn(self, text: str) -> None:
+        """Say what looks wrong and does not stop us."""
+        self._status("warning", text)
+
+    def fail(self, text: str) -> None:
+        """Say what failed and what to do, on standard error."""
+        self._status("failure", text)
+
+    def plain(self, text: str) -> None:
+        """Write a line without a sign."""
+        self._write(self.out, text)
+
+    def _status(self, status: str, text: str) -> None:
+        stream = self.err if status == "failure" else self.out
+        if not self._as_json:
+            self._write(stream, SIGNS[status] + text)
+            return
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        self._write(stream, json.dumps({"time": now, "status": status, "msg": text}, ensure_ascii=False))
+
+    def _write(self, stream: IO[bytes], text: str) -> None:
+        encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
+        write_line(stream, (text + "\n").encode(encoding or "utf-8", "replace"))
+
+
+def write_line(stream: IO[bytes], line: bytes) -> None:
+    """Write one line at once; a reader that is gone loses it."""
+    try:
+        stream.write(line)
+        stream.flush()
+    except (OSError, ValueError):
+        return
+
+
+def relay(source: IO[bytes], stream: IO[bytes], name: str) -> threading.Thread:
+    """Copy an app's output to one of our streams, each line behind ``== APP == ``, until it ends.
+
+    The prefix is coloured on a terminal, unless ``NO_COLOR`` is set. Stopping to read at a closed terminal would
+    stop the app in a write, so reading goes on.
+    """
+    colourful = stream.isatty() and not os.environ.get("NO_COLOR")
+    prefix = _BOLD_BLUE + APP_PREFIX + _RESET if colourful else APP_PREFIX
+
+    def copy() -> None:
+        with source:
+            while line := source.readline(MAX_LINE):
+                write_line(stream, prefix + line if line.endswith(b"\n") else prefix + line + b"\n")
+
+    thread = threading.Thread(target=copy, name=name, daemon=True)
+    thread.start()
+    return thread

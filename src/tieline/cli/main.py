@@ -1,0 +1,26 @@
+"""Entry point of the command ``tieline``.
+
+``tieline sidecar`` is what a container or ``tieline run`` starts, once for each app: it must be small and quick, so
+it is taken aside here before anything else is imported. All other commands are for people and may import more.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; 2 for arguments that make no sense.
+
+    Args:
+        argv: Arguments without the program's name; those of the process if ``None``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["sidecar"]:
+        from tieline.cli import sidecar
+
+        return sidecar.main(arguments[1:])
+    from tieline.cli import commands
+
+    return commands.main(arguments)

@@ -1,0 +1,81 @@
+"""The environment: what a sidecar reads from it, what it sets in it, and how files refer to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from tieline.config.settings import Settings
+
+_TRUTH_WORDS: Final = frozenset({"y", "yes", "true", "t", "on", "1"})
+# A name, or one of the characters that a shell takes for a variable of its own (C-3).
+_BARE: Final = r"([*#$@!?\-0-9]|[A-Za-z_][A-Za-z0-9_]*)"
+# Compiled when a file is read, since most starts read none.
+_REFERENCE: Final = r"\$(?:\{([^}]*)\}|" + _BARE + ")"
+_UNCLOSED: Final = r"\$(?:\{|" + _BARE + ")"
+
+
+class Environment(NamedTuple):
+    """The variables that a sidecar reads (H-10: no others stand in for options).
+
+    Attributes:
+        namespace: ``default`` if absent; empty if set to nothing.
+        api_token: ``None`` if absent or empty, as is ``app_api_token`` and ``host_ip``.
+        http_disable_h2c: ``DAPR_HTTP_DISABLE_H2C`` holds a truth word.
+    """
+
+    namespace: str
+    api_token: str | None
+    app_api_token: str | None
+    host_ip: str | None
+    http_disable_h2c: bool
+
+
+class Ports(NamedTuple):
+    """The ports that a sidecar really listens on, chosen ones included."""
+
+    http: int
+    grpc: int
+    internal: int
+
+
+def read_environment(environ: Mapping[str, str]) -> Environment:
+    """Return what the environment says; nothing in it can be wrong."""
+    return Environment(
+        namespace=environ.get("NAMESPACE", "default"),
+        api_token=environ.get("DAPR_API_TOKEN") or None,
+        app_api_token=environ.get("APP_API_TOKEN") or None,
+        host_ip=environ.get("DAPR_HOST_IP") or None,
+        http_disable_h2c=environ.get("DAPR_HTTP_DISABLE_H2C", "").lower() in _TRUTH_WORDS,
+    )
+
+
+def own_environment(settings: Settings, host_address: str, ports: Ports) -> dict[str, str]:
+    """Return the variables that a sidecar sets in its own environment, over those from outside (H-17)."""
+    return {
+        "APP_ID": settings.app_id,
+        "APP_PORT": str(settings.app_port or 0),
+        "HOST_ADDRESS": host_address,
+        "DAPR_PORT": str(ports.internal),
+        "DAPR_GRPC_PORT": str(ports.grpc),
+        "DAPR_HTTP_PORT": str(ports.http),
+        "DAPR_METRICS_PORT": str(settings.metrics_port),
+        "DAPR_PROFILE_PORT": str(settings.profile_port),
+    }
+
+
+def expand_environment(text: str, environ: Mapping[str, str]) -> str:
+    """Replace ``$NAME`` and ``${NAME}`` by the environment, unset ones by nothing (C-3).
+
+    There is no escape. ``$$``, ``$-``, ``$1`` and the like are variables that are never set; ``${}`` and an unclosed
+    ``${`` vanish; a dollar before anything else stays. Takes time linear in the text.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[match.lastindex] if match.lastindex else ""
+        return environ.get(name, "") if name else ""
+
+    # Behind the last brace nothing is closed. Looking for the closing one there again and again would be quadratic.
+    end = text.rfind("}") + 1
+    return re.sub(_REFERENCE, value, text[:end]) + re.sub(_UNCLOSED, value, text[end:])

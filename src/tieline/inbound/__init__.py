@@ -1,0 +1,1 @@
+"""Another sidecar calls our app."""

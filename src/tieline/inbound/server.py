@@ -1,0 +1,124 @@
+"""What arrives at the internal port: native calls become invocations, everything else is turned away."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Final
+from urllib.parse import unquote
+
+from tieline.errors import BadRequest, Cancelled, GrpcCode, ShuttingDown, TielineError
+from tieline.middleware.chain import Handler
+from tieline.model import CallRecord, Cause, Headers, Hop, Invocation, Reply, Request, Target
+from tieline.wire.errors_text import hint_value
+from tieline.wire.method_path import BadEscape, check, clean, decode_path
+from tieline.wire.trace_context import parse_traceparent
+
+MAX_ERROR_TEXT: Final = 8192
+_VERBS: Final = frozenset([b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS", b"TRACE"])
+
+
+class InboundServer:
+    """Answers requests on the internal port."""
+
+    def __init__(self, serve: Handler, *, app_id: str, namespace: str) -> None:
+        self._serve = serve
+        self._app_id = app_id
+        self._namespace = namespace
+        self._target = Target(app_id, namespace, app_id)
+        self._mine = frozenset([app_id.encode(), f"{app_id}.{namespace}".encode()])
+
+    async def __call__(self, request: Request) -> Reply:
+        """Answer one request; see ``net.http2_server.Handler``."""
+        if not request.native or request.path.startswith(b"/dapr.proto."):
+            return _foreign(request)
+        caller = namespace = ""
+        invoke = False
+        for name, value in request.headers:
+            if name == b"tieline-invoke":
+                invoke = value == b"1"
+            elif name == b"dapr-caller-app-id":
+                caller = value.decode("utf-8", "replace")
+            elif name == b"dapr-caller-namespace":
+                namespace = value.decode("utf-8", "replace")
+        if not invoke:
+            return _foreign(request)
+        record = CallRecord()
+        record.started = perf_counter()
+        record.inbound = True
+        record.caller = caller
+        record.caller_namespace = namespace
+        record.target = self._target
+        record.verb = request.verb
+        try:
+            call = self._invocation(request, record)
+            return await self._serve(call)
+        except TielineError as error:
+            return failure(error)
+
+    def _invocation(self, request: Request, record: CallRecord) -> Invocation:
+        if request.authority not in self._mine:
+            self._check_target(request.authority)
+        try:
+            method = clean(decode_path(request.path[1:]))
+        except BadEscape as error:
+            raise BadRequest(f"invalid method: {error}", grpc_code=GrpcCode.INVALID_ARGUMENT) from error
+        check(method)
+        if request.verb not in _VERBS:
+            raise BadRequest("invalid HTTP verb", grpc_code=GrpcCode.INVALID_ARGUMENT)
+        record.method = method
+        record.request_bytes = request.length or 0
+        for name, value in request.headers:
+            if name == b"traceparent":
+                parent = parse_traceparent(value)
+                record.trace_id = parent.trace_id if parent is not None else b""
+                break
+        body = request.body
+        length = request.length
+        if not body and length is None:
+            length = 0 if isinstance(body, bytes) else None
+        return Invocation(
+            self._target, request.verb, method, request.query or b"", request.headers, body, length, record
+        )
+
+    def _check_target(self, authority: bytes) -> None:
+        """Refuse a call that means another app: a port may have a new owner."""
+        app_id, dot, namespace = authority.decode("latin-1").partition(".")
+        if unquote(app_id) == self._app_id and (not dot or unquote(namespace) == self._namespace):
+            return
+        raise TielineError(
+            f"this is the sidecar of {self._app_id}, not of {authority.decode('latin-1')}",
+            cause=Cause.NAME_UNKNOWN,
+            hop=Hop.PEER,
+            grpc_code=GrpcCode.UNAVAILABLE,
+        )
+
+
+def failure(error: TielineError) -> Reply:
+    """Return the answer by which a callee's sidecar reports a failure of its own to the caller's."""
+    code = error.grpc_code if error.grpc_code is not None else GrpcCode.INTERNAL
+    hop = error.hop if error.hop is not Hop.CALLER or isinstance(error, (BadRequest, Cancelled)) else Hop.PEER
+    if isinstance(error, ShuttingDown):
+        hop = Hop.PEER
+    headers: Headers = [
+        (b"tieline-error", b"%d" % int(code)),
+        (b"tieline-cause", error.cause.encode()),
+        (b"tieline-hop", hop.encode()),
+    ]
+    if error.hint:
+        headers.append((b"tieline-hint", hint_value(error.hint)))
+    return Reply(500, headers, error.text.encode("utf-8", "surrogateescape")[:MAX_ERROR_TEXT])
+
+
+def _foreign(request: Request) -> Reply:
+    """Answer who does not speak our form: a gRPC client in its own words, anybody else plainly."""
+    content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
+    if not isinstance(request.body, bytes):
+        request.body.abandon()
+    if content_type.startswith(b"application/grpc"):
+        text = b"this sidecar takes calls from Tieline sidecars only"
+        return Reply(
+            200,
+            [(b"content-type", b"application/grpc"), (b"grpc-status", b"12"), (b"grpc-message", text)],
+        )
+    text = b"this port is for other sidecars; apps call the HTTP API port\n"
+    return Reply(404, [(b"content-type", b"text/plain; charset=utf-8")], text)

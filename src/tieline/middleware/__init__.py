@@ -1,0 +1,1 @@
+"""Steps that every call passes, and how they are joined."""

@@ -1,0 +1,34 @@
+"""How steps join: a step takes the call and the rest of the path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeAlias
+
+from tieline.model import Invocation, Reply
+
+Handler: TypeAlias = Callable[[Invocation], Awaitable[Reply]]
+"""The rest of a path: answers a call or raises a ``TielineError``."""
+
+
+class Middleware(Protocol):
+    """One step."""
+
+    async def __call__(self, call: Invocation, call_next: Handler) -> Reply:
+        """Do this step's part and let ``call_next`` do the rest."""
+        ...
+
+
+def chain(*steps: Middleware, end: Handler) -> Handler:
+    """Join steps to one handler; the first is the outermost."""
+    handler = end
+    for step in reversed(steps):
+        handler = _bind(step, handler)
+    return handler
+
+
+def _bind(step: Middleware, rest: Handler) -> Handler:
+    def handler(call: Invocation) -> Awaitable[Reply]:
+        return step(call, rest)
+
+    return handler

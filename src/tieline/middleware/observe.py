@@ -1,0 +1,98 @@
+"""The one place where a call becomes its record: how it ended, how long it took, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+
+from tieline.errors import Cancelled, TielineError
+from tieline.middleware.chain import Handler
+from tieline.model import Body, CallRecord, Cause, Headers, Hop, Invocation, Reply
+
+Observer = Callable[[CallRecord], None]
+"""Is told of each call when it is over. Must be quick and must not raise."""
+
+
+class ObservedBody:
+    """A streamed answer that ends its call's record when it ends, breaks off, or is dropped."""
+
+    __slots__ = ("_body", "_observe", "_record", "_told", "trailers")
+
+    def __init__(self, body: Body, record: CallRecord, observe: Observer) -> None:
+        self._body = body
+        self._record = record
+        self._observe = observe
+        self._told = False
+        self.trailers: Headers = body.trailers
+
+    async def read(self) -> bytes:
+        """See ``model.Body``."""
+        try:
+            piece = await self._body.read()
+        except TielineError as error:
+            explain(self._record, error)
+            self._tell()
+            raise
+        if piece:
+            self._record.response_bytes += len(piece)
+        else:
+            self.trailers = self._body.trailers
+            self._tell()
+        return piece
+
+    def abandon(self) -> None:
+        """See ``model.Body``."""
+        if not self._told:
+            record = self._record
+            record.cause, record.hop, record.detail = Cause.CANCELLED, Hop.CALLER, "context canceled"
+            self._tell()
+        self._body.abandon()
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            self._record.duration_s = perf_counter() - self._record.started
+            self._observe(self._record)
+
+
+class Observe:
+    """The outermost step: it sees every end of a call."""
+
+    def __init__(self, observe: Observer) -> None:
+        self._observe = observe
+
+    def failed(self, record: CallRecord, error: TielineError) -> None:
+        """End a record by a failure; also for calls that fail before they set out."""
+        explain(record, error)
+        record.status = error.http_status
+        record.duration_s = perf_counter() - record.started
+        self._observe(record)
+
+    async def __call__(self, call: Invocation, call_next: Handler) -> Reply:
+        record = call.record
+        try:
+            reply = await call_next(call)
+        except TielineError as error:
+            self.failed(record, error)
+            raise
+        except asyncio.CancelledError:
+            self.failed(record, Cancelled("context canceled"))
+            raise
+        record.status = reply.status
+        body = reply.body
+        if isinstance(body, bytes):
+            record.response_bytes = len(body)
+            record.duration_s = perf_counter() - record.started
+            self._observe(record)
+        else:
+            reply.body = ObservedBody(body, record, self._observe)
+        return reply
+
+
+def explain(record: CallRecord, error: TielineError) -> None:
+    """Write into the record why the call failed."""
+    record.cause = error.cause
+    record.hop = error.hop
+    record.hint = error.hint
+    record.detail = error.detail

@@ -1,0 +1,249 @@
+"""The nouns of a call: who is meant, what is asked, what came back, and what happened on the way."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+"""Header fields in order: lower-case name, value without surrounding blanks. Never pseudo-headers."""
+
+MAX_CHUNK: Final = 65536
+"""The longest piece of a body that is handed on at once, in bytes."""
+
+
+class Cause(StrEnum):
+    """Why a call failed, as ``tieline-cause`` tells it. The list is closed."""
+
+    BAD_REQUEST = "bad-request"
+    DENIED = "denied"
+    NAME_UNKNOWN = "name-unknown"
+    RESOLVER_FAILED = "resolver-failed"
+    PEER_UNREACHABLE = "peer-unreachable"
+    PEER_PROTOCOL = "peer-protocol"
+    PEER_TLS = "peer-tls"
+    PEER_LOST = "peer-lost"
+    APP_MISSING = "app-missing"
+    APP_UNREACHABLE = "app-unreachable"
+    APP_BROKEN = "app-broken"
+    APP_UNHEALTHY = "app-unhealthy"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    BREAKER_OPEN = "breaker-open"
+    TOO_LARGE = "too-large"
+    OVERLOADED = "overloaded"
+    SHUTTING_DOWN = "shutting-down"
+
+
+class Hop(StrEnum):
+    """Where a call failed, seen from the app that made it, as ``tieline-hop`` tells it."""
+
+    CALLER = "caller"
+    """The caller's own sidecar, or the caller."""
+    PEER = "peer"
+    """The callee's sidecar, or the way to it."""
+    APP = "app"
+    """The called app, or the way from its sidecar to it."""
+
+
+class Target(NamedTuple):
+    """Who is meant. Never an address; ``names`` finds that.
+
+    Attributes:
+        app_id: App ID, case-sensitive, without namespace.
+        namespace: Namespace of the app; the sidecar's own if the caller named none.
+        addressed: The target exactly as the caller wrote it; error texts and policies use it.
+    """
+
+    app_id: str
+    namespace: str
+    addressed: str
+
+
+class Endpoint(NamedTuple):
+    """An address that can be dialled."""
+
+    host: str
+    """IP literal without brackets, or a host name."""
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Body(Protocol):
+    """A message body that is still coming. Readable once, by one reader.
+
+    A body that arrived whole with its head is plain ``bytes`` instead and needs no stream.
+    """
+
+    trailers: Headers
+    """Trailer fields; complete once ``read`` has returned ``b""``."""
+
+    async def read(self) -> bytes:
+        """Return the next piece, at most ``MAX_CHUNK`` bytes; ``b""`` at the end.
+
+        Raises:
+            TielineError: The body broke off, and whose fault that was.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Say that nobody will read on; the sender is told to stop. Idempotent, also after the end."""
+        ...
+
+
+AnyBody: TypeAlias = bytes | Body
+
+
+class Attempt:
+    """One try to reach an endpoint."""
+
+    __slots__ = ("endpoint", "outcome", "started")
+
+    def __init__(self, endpoint: Endpoint | None, started: float) -> None:
+        self.endpoint = endpoint
+        self.started = started
+        self.outcome: str | None = None
+        """``None`` until it ended; then ``ok`` or a ``Cause``."""
+
+
+class CallRecord:
+    """What happened to one call, filled in by the steps as they decide.
+
+    Metrics, access log, span and error answer are read from it; no step reports twice. Defaults are class
+    attributes, so that a call pays only for what it sets. Times are event-loop-independent
+    (``time.perf_counter``), in seconds.
+    """
+
+    started: float = 0.0
+    inbound: bool = False
+    """True at the callee: the call came from another sidecar."""
+    caller: str = ""
+    """App ID of the caller."""
+    caller_namespace: str = ""
+    caller_verified: bool = False
+    """Whether a certificate vouches for ``caller``; without mTLS it is only a claim."""
+    target: Target | None = None
+    verb: bytes = b""
+    method: bytes = b""
+    local: bool = False
+    """Self invocation: no other sidecar took part."""
+    resolver: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    waited_s: float = 0.0
+    """Time spent waiting for a free slot at the app."""
+    resolving_s: float = 0.0
+    connecting_s: float = 0.0
+    app_s: float = 0.0
+    """Time from sending to the app until its answer's head."""
+    status: int = 0
+    """HTTP status that the caller is given; 0 until there is one."""
+    cause: Cause | None = None
+    hop: Hop | None = None
+    hint: str = ""
+    detail: str = ""
+    """The text of the failure, as the caller is given it."""
+    trace_id: bytes = b""
+    """32 lower-case hex digits, or empty without tracing."""
+    request_bytes: int = 0
+    response_bytes: int = 0
+    duration_s: float = 0.0
+
+
+class Invocation:
+    """One call from an app to a method of another app, before its next hop.
+
+    Attributes:
+        target: Who is called.
+        verb: HTTP verb as it will reach the app, e.g. ``b"POST"``.
+        method: Path below ``/method/``, percent-decoded and normalised on entry to each sidecar; with a
+            leading slash only if the caller doubled it (H-35). Bytes, since it need not be UTF-8.
+        query: Raw query without the question mark, ``b""`` if none.
+        headers: End-to-end fields; no ``host``, ``content-length`` or hop-by-hop fields.
+        body: Whole, or a stream.
+        length: Declared length of the body in bytes; ``None`` if the caller declared none, which makes the
+            call a *streaming* one (no policy retries, H-94).
+        record: What happened to the call so far.
+    """
+
+    __slots__ = ("body", "headers", "length", "method", "query", "record", "target", "verb")
+
+    def __init__(
+        self,
+        target: Target,
+        verb: bytes,
+        method: bytes,
+        query: bytes,
+        headers: Headers,
+        body: AnyBody,
+        length: int | None,
+        record: CallRecord,
+    ) -> None:
+        self.target = target
+        self.verb = verb
+        self.method = method
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.length = length
+        self.record = record
+
+
+class Reply:
+    """What came back: the answer of the called app, or a sidecar's own.
+
+    Attributes:
+        status: HTTP status, 200…999.
+        headers: End-to-end fields, without ``content-length``.
+        body: Whole, or a stream whose end must be reached or which must be abandoned.
+        trailers: Trailer fields of a whole body; those of a stream are on the stream.
+    """
+
+    __slots__ = ("body", "headers", "status", "trailers")
+
+    def __init__(self, status: int, headers: Headers, body: AnyBody = b"", trailers: Headers | None = None) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.trailers = trailers
+
+
+class Request:
+    """An HTTP request as a server received it, before anything was decided about it.
+
+    Attributes:
+        verb: Verb as sent.
+        path: Raw request target without query, still percent-encoded, e.g. ``b"/v1.0/invoke/x/method/y"``.
+        query: Raw query without the question mark; ``None`` if there was no question mark.
+        headers: All fields, hop-by-hop ones included (HTTP/2 has none), ``content-length`` included.
+        body: Whole, or a stream.
+        length: Declared length of the body in bytes; ``None`` if it comes undeclared. 0 without a body.
+        authority: ``Host`` or ``:authority``.
+        protocol: ``:protocol`` of an extended CONNECT, else ``b""``.
+        native: Highest version of the native form that the connection's peer speaks; 0 for others.
+    """
+
+    __slots__ = ("authority", "body", "headers", "length", "native", "path", "protocol", "query", "verb")
+
+    def __init__(
+        self,
+        verb: bytes,
+        path: bytes,
+        query: bytes | None,
+        headers: Headers,
+        body: AnyBody,
+        length: int | None,
+        authority: bytes = b"",
+        protocol: bytes = b"",
+        native: int = 0,
+    ) -> None:
+        self.verb = verb
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.length = length
+        self.authority = authority
+        self.protocol = protocol
+        self.native = native

@@ -1,0 +1,121 @@
+"""Where this host is reachable, and which internal port it takes when nobody says."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, TypeAlias
+
+PORT_BASE: Final = 47300
+PORT_SPAN: Final = 18235
+"""Derived internal ports are ``PORT_BASE`` … ``PORT_BASE + PORT_SPAN - 1`` (H-5)."""
+
+_PROBES: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+"""Addresses for documentation (RFC 5737, RFC 3849): connecting a UDP socket sends nothing, it asks the routes."""
+
+_SIOCGIFADDR: Final = 0x8915
+_CARRIER_GRADE: Final = ipaddress.ip_network("100.64.0.0/10")
+_TRANSLATION: Final = ipaddress.ip_network("192.0.0.0/29")
+"""Addresses of DS-Lite and 464XLAT stubs: every such host has the same, so they say nothing (N-6)."""
+_UNIQUE_LOCAL: Final = ipaddress.ip_network("fc00::/7")
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def host_address(environ: Mapping[str, str]) -> str:
+    """Return the address under which other hosts reach this one (N-6), without brackets.
+
+    ``DAPR_HOST_IP`` is taken as it stands, so it may be a name. ``127.0.0.1`` on a host without any network.
+    """
+    given = environ.get("DAPR_HOST_IP", "")
+    return given or _routed() or best_of(interface_addresses()) or "127.0.0.1"
+
+
+def internal_port(app_id: str, folder: str, uid: int, hostname: str) -> int:
+    """Return the port that an app keeps over restarts when none is given (H-5). It may be taken."""
+    digest = hashlib.sha256(f"{app_id}|{folder}|{uid}|{hostname}".encode("utf-8", "surrogateescape")).digest()
+    return PORT_BASE + int.from_bytes(digest[:2], "little") % PORT_SPAN
+
+
+def best_of(addresses: Iterable[str]) -> str:
+    """Return the address that most others can reach, ``""`` if there is none but loopback (N-6)."""
+    ranked = [(rank, text) for text in addresses if (rank := _rank(text)) is not None]
+    return min(ranked, key=lambda pair: pair[0], default=(0, ""))[1]
+
+
+def interface_addresses() -> list[str]:
+    """Return the IP addresses of this host's interfaces, loopback included, as far as the system tells."""
+    if sys.platform != "linux":
+        return _addresses_of_own_name()
+    return _ipv4_of_interfaces() + _ipv6_of_interfaces()
+
+
+def _routed() -> str:
+    """Return the local address that the routes choose for far-away hosts, ``""`` without a route."""
+    for family, probe in _PROBES:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as end:
+                end.connect((probe, 80))
+                local = str(end.getsockname()[0])
+        except OSError:
+            continue
+        if _rank(local) is not None:
+            return local
+    return ""
+
+
+def _rank(text: str) -> int | None:
+    """Return how well others reach an address, 0 best; ``None`` if they cannot."""
+    address = _parsed(text)
+    if address is None or address.is_loopback or address.is_unspecified or address.is_multicast:
+        return None
+    if address.is_link_local:
+        return 4
+    if isinstance(address, ipaddress.IPv6Address):
+        return 3 if address in _UNIQUE_LOCAL else 1
+    if address in _TRANSLATION:
+        return None
+    return 2 if address.is_private or address in _CARRIER_GRADE else 0
+
+
+def _parsed(text: str) -> _Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _addresses_of_own_name() -> list[str]:
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_DGRAM)
+    except OSError:
+        return []
+    return [str(info[4][0]) for info in found]
+
+
+def _ipv4_of_interfaces() -> list[str]:
+    import fcntl  # absent on Windows
+
+    found: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+        for _, interface in socket.if_nameindex():
+            request = struct.pack("256s", interface.encode()[:15])
+            try:
+                answer = fcntl.ioctl(end.fileno(), _SIOCGIFADDR, request)
+            except OSError:
+                continue  # an interface without an IPv4 address
+            found.append(socket.inet_ntoa(answer[20:24]))
+    return found
+
+
+def _ipv6_of_interfaces() -> list[str]:
+    try:
+        lines = Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    return [str(ipaddress.IPv6Address(bytes.fromhex(line.split()[0]))) for line in lines]

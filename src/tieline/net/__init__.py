@@ -1,0 +1,1 @@
+"""Sockets: listeners, connections, pools, and the back-pressure between them."""

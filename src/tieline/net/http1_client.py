@@ -1,0 +1,435 @@
+"""Requests over HTTP/1.1: a pool of connections to one server, one exchange at a time each."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import ssl
+from collections import deque
+from typing import Any, Final
+
+from tieline.errors import AppBroken, TielineError
+from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
+from tieline.net.backpressure import BodyStream
+from tieline.net.loop import WRITE_HIGH_WATER, Buffered, connect
+from tieline.net.tasks import spawn
+from tieline.wire.headers import clean_trailers
+from tieline.wire.http1 import (
+    BadMessage,
+    Ending,
+    ResponseHead,
+    ResponseParser,
+    chunk,
+    last_chunk,
+    request_framing,
+    request_head,
+)
+
+IDLE_S: Final = 4.0
+"""An idle connection is dropped after this time: common servers drop theirs after 5 s, and a request that meets
+the closing is lost."""
+IDLE_MAX: Final = 64
+"""Idle connections that are kept (H-112)."""
+CONNECTIONS_MAX: Final = 1024
+"""Connections at a time; further calls wait (H-112)."""
+UNREAD_BYTES: Final = 32768
+"""Bytes of an answer that may lie unread before the socket is not read any more."""
+
+
+class Unanswered(Exception):
+    """The server closed a connection before one byte of an answer.
+
+    Attributes:
+        again: The connection had served another exchange before, and its closing crossed our request.
+        text: What happened, as Go's HTTP client would say it.
+    """
+
+    def __init__(self, text: str, *, again: bool) -> None:
+        super().__init__(text)
+        self.text = text
+        self.again = again
+
+
+class Http1Client(Buffered):
+    """One connection, lent by the pool for one exchange."""
+
+    def __init__(self, pool: Http1Pool) -> None:
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._parser = ResponseParser(max_head=pool.max_head)
+        self._transport: Any = None
+        self._answer: asyncio.Future[Reply] | None = None
+        self._body: BodyStream | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._busy = False
+        self._paused: asyncio.Future[None] | None = None
+        self._reading = True
+        self._heard = False
+        self.used = False
+        self.gone = False
+        self.idle_since = 0.0
+        self._poll: Any = None
+
+    # ── the socket ─────────────────────────────────────────────────────────────────────────────────
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+
+    def pause_writing(self) -> None:
+        if self._paused is None:
+            self._paused = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        paused, self._paused = self._paused, None
+        if paused is not None and not paused.done():
+            paused.set_result(None)
+
+    def eof_received(self) -> bool:
+        self._ended()
+        return False
+
+    def _was_refused(self, exc: Exception | None) -> bool:
+        """Whether the kernel says that the server had closed before our request came, so that it never read it.
+
+        A server that closed in good order after it took the request has decided; one that had closed before
+        answers our bytes with a reset.
+        """
+        if exc is not None:
+            return isinstance(exc, (ConnectionResetError, BrokenPipeError))
+        sock = self._transport.get_extra_info("socket")
+        return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.gone:
+            self._ended(exc)
+        self.resume_writing()
+
+    def _ended(self, exc: Exception | None = None) -> None:
+        """The server closed, or the connection broke."""
+        self.gone = True
+        if self._answer is None and self._body is None:
+            self._pool.forget(self)
+            return
+        ending = Ending.TRUNCATED if exc is not None else self._parser.eof()
+        if self._body is not None:
+            body, self._body = self._body, None
+            if ending in (Ending.COMPLETE, Ending.SHORT):
+                body.end()
+            else:
+                body.fail(AppBroken(str(exc) if exc is not None else "unexpected EOF"))
+        elif self._answer is not None:
+            if self._heard:
+                self._fail(AppBroken("unexpected EOF" if exc is None else str(exc)))
+            else:
+                self._fail(Unanswered(_closed_text(exc), again=self.used and self._was_refused(exc)))
+        self._finish()
+
+    def has_closed(self) -> bool:
+        """Ask the kernel whether the server has closed already; cheaper than losing a call that may run once only."""
+        if self.gone or self._transport.is_closing():
+            return True
+        if self._poll is None:
+            sock = self._transport.get_extra_info("socket")
+            if sock is None or not hasattr(select, "poll"):
+                return False
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLIN)
+        return bool(self._poll.poll(0))
+
+    def abort(self) -> None:
+        """Drop the socket, and with it the exchange."""
+        self.gone = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ── an exchange ────────────────────────────────────────────────────────────────────────────────
+    def send(
+        self,
+        verb: bytes,
+        target: bytes,
+        headers: Headers,
+        body: AnyBody,
+        length: int | None,
+    ) -> asyncio.Future[Reply]:
+        """Send a request; the future gives the answer as soon as its head is there.
+
+        Raises:
+            ValueError: The request cannot be written safely; nothing was sent.
+        """
+        framing = request_framing(verb, length)
+        head = request_head(verb, target, self._pool.host, headers, framing)
+        self._parser.expect(verb)
+        self._busy = True
+        self._heard = False
+        answer = self._answer = self._loop.create_future()
+        if isinstance(body, bytes):
+            if length is None:
+                self._transport.write(b"".join([head, *chunk(body), last_chunk([])]))
+            else:
+                self._transport.write(head + body if body else head)
+        else:
+            self._transport.write(head)
+            self._upload = spawn(self._send_body(body, chunked=length is None), name="upload")
+        return answer
+
+    async def _send_body(self, body: AnyBody, *, chunked: bool) -> None:
+        assert not isinstance(body, bytes)
+        transport = self._transport
+        try:
+            while piece := await body.read():
+                if self.gone:
+                    return
+                transport.writelines(chunk(piece) if chunked else (piece,))
+                if self._paused is not None:
+                    await self._paused
+            if chunked and not self.gone:
+                transport.write(last_chunk(clean_trailers(body.trailers) if body.trailers else []))
+            self._upload = None
+            if self._answer is None and self._body is None:
+                self._finish()
+        except TielineError as error:
+            # Our caller's body broke off: the server must not take what it has for the whole.
+            self._upload = None
+            self._fail(error)
+            self._transport.abort()
+            self.gone = True
+            self._finish()
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None and self._body is None:
+            self.abort()  # the server speaks unasked: nothing it says can be trusted to belong to a request
+            self._pool.forget(self)
+            return
+        self._heard = True
+        self._parser.receive(data)
+        self._read()
+
+    def _read(self) -> None:
+        parser = self._parser
+        try:
+            if self._body is None:
+                head = parser.next_head()
+                if head is None:
+                    return
+                whole = parser.take_whole_body()
+                if whole is not None:
+                    self._answered(head, whole)
+                    self._finish()
+                    return
+                self._body = BodyStream(self)
+                self._answered(head, self._body)
+            body = self._body
+            assert body is not None
+            while piece := parser.read_body(MAX_CHUNK):
+                body.feed(piece)
+        except BadMessage as error:
+            self._broken(AppBroken(error.detail))
+            return
+        if parser.body_done:
+            self._body = None
+            body.end(clean_trailers(parser.trailers) if parser.trailers else None)
+            self._finish()
+        elif body.size > UNREAD_BYTES and self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _answered(self, head: ResponseHead, body: AnyBody) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            trailers = self._parser.trailers
+            cleaned = clean_trailers(trailers) if trailers and isinstance(body, bytes) else None
+            answer.set_result(Reply(head.status, head.headers, body, cleaned))
+        elif not isinstance(body, bytes):
+            body.abandon()
+
+    def _broken(self, error: TielineError) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.fail(error)
+        self._fail(error)
+        self.abort()
+        self._finish()
+
+    def _fail(self, error: Exception) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+            answer.exception()  # whoever waited may be gone
+        if self._body is not None and isinstance(error, TielineError):
+            body, self._body = self._body, None
+            body.fail(error)
+
+    def cancel(self) -> None:
+        """Whoever awaited the answer is gone."""
+        self._answer = None
+        self.abort()
+        self._finish()
+
+    def _finish(self) -> None:
+        """The exchange is over, or at least its answer: give the connection back if it is still good."""
+        if not self._busy:
+            return
+        self._busy = False
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            # Answered before it had everything: the rest is not wanted, and the connection is not worth the wait.
+            upload.cancel()
+            self.abort()
+        reusable = not self.gone and self._parser.reusable
+        if not self._reading and reusable:
+            self._reading = True
+            self._transport.resume_reading()
+        self.used = True
+        if not reusable and not self.gone:
+            self.gone = True
+            self._transport.close()
+        self._pool.give_back(self, reusable=reusable)
+
+    # ── the body's side ────────────────────────────────────────────────────────────────────────────
+    def body_consumed(self, size: int) -> None:
+        if not self._reading and self._body is not None and self._body.size <= UNREAD_BYTES // 2 and not self.gone:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def body_abandoned(self) -> None:
+        self._body = None
+        self.abort()
+        self._finish()
+
+    def body_wanted(self) -> None:
+        return
+
+
+class Http1Pool:
+    """The connections to one server, newest idle first.
+
+    Attributes:
+        host: Value of ``Host``.
+        max_head: Longest answer head in bytes.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        *,
+        host: bytes,
+        max_head: int,
+        tls: ssl.SSLContext | None = None,
+        connect_timeout_s: float,
+    ) -> None:
+        self._address = address
+        self._port = port
+        self._tls = tls
+        self._connect_timeout_s = connect_timeout_s
+        self.host = host
+        self.max_head = max_head
+        self._idle: list[Http1Client] = []
+        self._open = 0
+        self._waiting: deque[asyncio.Future[Http1Client | None]] = deque()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+
+    def idle(self, *, checked: bool) -> Http1Client | None:
+        """Take an idle connection, if there is one; ``checked``: one that the server has certainly not closed yet."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.gone or (checked and connection.has_closed()):
+                self._drop(connection)
+                continue
+            return connection
+        return None
+
+    async def open(self) -> Http1Client:
+        """Open a connection, or wait for one when there are ``CONNECTIONS_MAX``.
+
+        Raises:
+            OSError: Nobody listens there (``TimeoutError`` after ``connect_timeout_s``).
+        """
+        if self._open >= CONNECTIONS_MAX:
+            waiter: asyncio.Future[Http1Client | None] = self._loop.create_future()
+            self._waiting.append(waiter)
+            try:
+                lent = await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled() and (lent := waiter.result()) is not None:
+                    self.give_back(lent, reusable=True)
+                raise
+            if lent is not None:
+                return lent
+        self._open += 1
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                connection = await connect(lambda: Http1Client(self), self._address, self._port, tls=self._tls)
+        except BaseException:
+            self._open -= 1
+            self._admit()
+            raise
+        assert isinstance(connection, Http1Client)
+        return connection
+
+    def give_back(self, connection: Http1Client, *, reusable: bool) -> None:
+        """Take a connection back after an exchange."""
+        if not reusable or self._closed:
+            self._drop(connection)
+            return
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        if len(self._idle) >= IDLE_MAX:
+            self._drop(connection)
+            return
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(IDLE_S / 4, self._drop_old)
+
+    def forget(self, connection: Http1Client) -> None:
+        """An idle connection ended."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._drop(connection)
+
+    def _drop(self, connection: Http1Client) -> None:
+        self._open -= 1
+        connection.abort()
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._open < CONNECTIONS_MAX:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _drop_old(self) -> None:
+        self._sweep = None
+        oldest = self._loop.time() - IDLE_S * 3 / 4
+        stale = [connection for connection in self._idle if connection.idle_since < oldest]
+        self._idle = [connection for connection in self._idle if connection.idle_since >= oldest]
+        for connection in stale:
+            self._drop(connection)
+        if self._idle:
+            self._sweep = self._loop.call_later(IDLE_S / 4, self._drop_old)
+
+    def close(self) -> None:
+        """Drop the idle connections; those in use end with their exchange."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            self._drop(connection)
+
+
+def _closed_text(error: Exception | None) -> str:
+    """Say why a connection ended, as Go does."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"read: {error.strerror.lower()}"
+    return "EOF"

@@ -1,0 +1,257 @@
+"""HTTP/2 on a socket: what both ends share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+from tieline.errors import PeerLost, TielineError
+from tieline.model import AnyBody, Headers
+from tieline.net.backpressure import BodyStream, within
+from tieline.net.loop import WRITE_HIGH_WATER, Buffered
+from tieline.wire.headers import clean_trailers
+from tieline.wire.http2 import Connection, ErrorCode, Limits, Stream
+
+OUT_WHILE_PAUSED: Final = 65536
+"""A server stops reading from a peer that takes nothing while so many bytes of frames wait for it."""
+
+
+class Exchange:
+    """One stream with its owner: the body that comes in, and the writer of the body that goes out."""
+
+    __slots__ = ("body", "connection", "pieces", "stream", "writable")
+
+    def __init__(self, connection: Http2Protocol, stream: Stream) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.body: BodyStream | None = None
+        self.pieces: list[bytes] | None = None
+        """What came in the same read as the head, until it is known whether it is everything."""
+        self.writable: asyncio.Future[None] | None = None
+
+    def body_consumed(self, size: int) -> None:
+        connection = self.connection
+        connection.h2.consumed(self.stream, size)
+        if connection.h2.out:
+            connection.kick()
+
+    def body_abandoned(self) -> None:
+        self.cut(ErrorCode.CANCEL)
+
+    def body_wanted(self) -> None:
+        return
+
+    def cut(self, code: ErrorCode) -> None:
+        """Reset the stream; harmless when it is over."""
+        self.connection.h2.reset(self.stream, code)
+        self.connection.kick()
+
+    def whole(self) -> bytes:
+        """Take the body that came whole with its head."""
+        pieces = self.pieces
+        if not pieces:
+            return b""
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.connection.h2.consumed(self.stream, len(data))
+        return data
+
+    def begin_stream(self, limit: int | None = None) -> BodyStream:
+        """Turn what came so far into the beginning of a stream of at most ``limit`` bytes."""
+        body = self.body = BodyStream(self, limit)
+        for piece in self.pieces or ():
+            body.feed(piece)
+        self.pieces = None
+        return body
+
+    async def send_body(self, body: AnyBody) -> None:
+        """Send a body and its trailers, piece by piece as the peer takes them, and end our side.
+
+        Raises:
+            TielineError: The body broke off; nothing was ended.
+            PeerLost: The stream is gone.
+        """
+        h2 = self.connection.h2
+        if isinstance(body, bytes):
+            h2.send_data(self.stream, body, end=True)
+            self.connection.kick()
+            return
+        while piece := await body.read():
+            if self.stream.closed & 1:
+                raise PeerLost("stream closed")
+            sent = h2.send_data(self.stream, piece, end=False)
+            self.connection.kick()
+            if not sent:
+                self.writable = asyncio.get_running_loop().create_future()
+                await self.writable
+        h2.send_trailers(self.stream, body.trailers)
+        self.connection.kick()
+
+    def wake(self, error: TielineError | None = None) -> None:
+        """Let a waiting ``send_body`` go on, or fail."""
+        writable = self.writable
+        if writable is not None:
+            self.writable = None
+            if not writable.done():
+                if error is None:
+                    writable.set_result(None)
+                else:
+                    writable.set_exception(error)
+
+
+class Http2Protocol(Buffered):
+    """One HTTP/2 connection: one write a turn of the event loop, frames of many calls joined."""
+
+    def __init__(self, *, client: bool, limits: Limits, native: bool, max_body: int | None = None) -> None:
+        self.h2 = Connection(self, client=client, limits=limits, clock=time.monotonic, native=native)  # type: ignore[arg-type]
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._scheduled = False
+        self._reading = True
+        self._fresh: list[Any] = []
+        self._max_body = max_body
+        self.lost = False
+
+    # ── the socket ─────────────────────────────────────────────────────────────────────────────────
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self.kick()
+
+    def kick(self) -> None:
+        """See that what is waiting gets written at the end of this turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        h2 = self.h2
+        while h2.out and not self.lost:
+            if h2.paused and h2.fault is None:
+                self._stop_reading()
+                return
+            self._transport.write(h2.take())
+            h2.pump()
+        if (h2.fault is not None or (h2.draining and not h2.streams and not h2.client)) and not self.lost:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        h2 = self.h2
+        h2.receive(data)
+        if self._fresh:
+            self._begin_fresh()
+        if h2.out:
+            self.kick()
+        if h2.fault is not None:
+            self.on_fault(h2.fault.text)
+
+    def _begin_fresh(self) -> None:
+        """Start the calls whose head came in this read but whose body has not ended."""
+        fresh, self._fresh = self._fresh, []
+        for exchange in fresh:
+            if exchange.body is None and exchange.pieces is not None:
+                self.begin(exchange, exchange.begin_stream(self._max_body))
+
+    def begin(self, exchange: Any, body: AnyBody) -> None:
+        """The message is there, its body whole or coming."""
+        raise NotImplementedError
+
+    def on_fault(self, text: str) -> None:
+        """The connection cannot go on; the GOAWAY is about to be written."""
+        self.kick()
+
+    def pause_writing(self) -> None:
+        self.h2.paused = True
+
+    def resume_writing(self) -> None:
+        self.h2.paused = False
+        self.h2.pump()
+        self.kick()
+        if not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _stop_reading(self) -> None:
+        """A server reads nothing more from a peer that takes nothing, lest its answers pile up here.
+
+        A client must not: two ends that both wait for the other to read would wait for ever.
+        """
+        if self._reading and not self.h2.client and sum(map(len, self.h2.out)) > OUT_WHILE_PAUSED:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        for stream in list(self.h2.streams.values()):
+            stream.closed = 3
+            if stream.handler is not None:
+                self.cut_off(stream.handler, PeerLost("connection lost"))
+        self.h2.streams.clear()
+
+    def cut_off(self, exchange: Any, error: TielineError) -> None:
+        """The exchange is over before its time."""
+        exchange.pieces = None  # and if it has not begun, it never will
+        if exchange.body is not None:
+            exchange.body.fail(error)
+        exchange.wake(error)
+
+    def close(self) -> None:
+        """Close the socket after what is waiting has been written."""
+        self.h2.close(ErrorCode.NO_ERROR, "closing")
+        self.kick()
+
+    def abort(self) -> None:
+        """Drop the socket at once."""
+        if self._transport is not None and not self.lost:
+            self._transport.abort()
+
+    # ── what both ends hear ────────────────────────────────────────────────────────────────────────
+    def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
+        exchange = stream.handler
+        if exchange is None:
+            self.h2.consumed(stream, len(data))
+            return
+        body = exchange.body
+        if body is not None:
+            if data:
+                body.feed(data)
+            if end:
+                body.end()
+                self.on_complete(exchange)
+        else:
+            if data:
+                exchange.pieces.append(data)
+            if end:
+                whole = exchange.whole()
+                exchange.pieces = None
+                self.begin(exchange, within(whole, self._max_body))
+                self.on_complete(exchange)
+
+    def on_trailers(self, stream: Stream, headers: Headers) -> None:
+        exchange = stream.handler
+        if exchange is None:
+            return
+        if exchange.body is None:
+            self.begin(exchange, exchange.begin_stream(self._max_body))
+        exchange.body.end(clean_trailers(headers))
+        self.on_complete(exchange)
+
+    def on_complete(self, exchange: Any) -> None:
+        """Everything of the peer's side has arrived."""
+
+    def on_writable(self, stream: Stream) -> None:
+        if stream.handler is not None:
+            stream.handler.wake()
+
+    def on_settings(self) -> None:
+        """SETTINGS came."""
+
+    def on_capacity(self) -> None:
+        """A stream was freed."""
+
+    def on_goaway(self, code: int, text: bytes) -> None:
+        """The peer is leaving."""
+
+    def on_ping_ack(self, data: bytes) -> None:
+        """A PING was answered."""

@@ -1,0 +1,296 @@
+"""The calling end of HTTP/2: requests on one multiplexed connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from tieline.errors import AppBroken, PeerLost, PeerRefused, PeerUnreachable, TielineError
+from tieline.model import AnyBody, Headers, Reply
+from tieline.net.http2 import Exchange, Http2Protocol
+from tieline.net.tasks import spawn
+from tieline.wire.http2 import ErrorCode, Limits, Stream
+from tieline.wire.http2.frames import code_name
+from tieline.wire.http2.messages import RequestHead
+
+SETTINGS_WITHIN_S: Final = 5.0
+"""How long a server may take to send its SETTINGS; then it counts as unreachable."""
+PING_AFTER_S: Final = 30.0
+"""An idle connection is asked for a sign of life so often."""
+PING_WITHIN_S: Final = 10.0
+"""How long the answer may take; then the connection counts as lost."""
+IDLE_S: Final = 180.0
+"""A connection without calls is closed after this time."""
+
+Pseudo = list[tuple[bytes, bytes, bool]]
+
+
+class ClientExchange(Exchange):
+    """A request whose answer somebody awaits."""
+
+    __slots__ = ("answer", "headers", "status", "trailers", "upload")
+
+    def __init__(self, connection: Http2Client, stream: Stream) -> None:
+        super().__init__(connection, stream)
+        self.answer: asyncio.Future[Reply] = connection._loop.create_future()
+        self.status = 0
+        self.headers: Headers = []
+        self.upload: asyncio.Task[None] | None = None
+
+    def body_abandoned(self) -> None:
+        if self.upload is not None:
+            self.upload.cancel()
+        self.cut(ErrorCode.CANCEL)
+
+
+class Http2Client(Http2Protocol):
+    """One connection that we opened.
+
+    Attributes:
+        ready: Done when the server's SETTINGS are in force; fails if they do not come.
+    """
+
+    def __init__(self, *, limits: Limits, native: bool, on_gone: Callable[[Http2Client], None] | None = None) -> None:
+        super().__init__(client=True, limits=limits, native=native)
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self._on_gone = on_gone
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_used = self._loop.time()
+        self._ping_sent = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether new calls may be sent here."""
+        return not self.lost and not self.h2.draining and self.h2.fault is None
+
+    @property
+    def load(self) -> int:
+        """Calls in progress or waiting."""
+        return len(self.h2.streams) + len(self._queue)
+
+    # ── life ───────────────────────────────────────────────────────────────────────────────────────
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._timer = self._loop.call_later(SETTINGS_WITHIN_S, self._no_settings)
+
+    def _no_settings(self) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(PeerUnreachable("no SETTINGS from the server in 5 s"))
+            self.ready.exception()
+        self.abort()
+
+    def on_settings(self) -> None:
+        if not self.ready.done():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(PING_AFTER_S, self._look_after)
+            self.ready.set_result(None)
+        self._admit()
+
+    def _look_after(self) -> None:
+        """Close an idle connection in the end; ask a quiet one for a sign of life before."""
+        if self.lost:
+            return
+        idle = self._loop.time() - self._last_used
+        if self._ping_sent or (not self.load and idle >= IDLE_S):
+            self._retire()
+            return
+        wait = PING_AFTER_S
+        if idle >= PING_AFTER_S:
+            self._ping_sent = True
+            self.h2.ping(b"tieline\0")
+            self.kick()
+            wait = PING_WITHIN_S
+        self._timer = self._loop.call_later(wait, self._look_after)
+
+    def _retire(self) -> None:
+        if self._ping_sent:
+            self.abort()
+        else:
+            self.close()
+
+    def on_ping_ack(self, data: bytes) -> None:
+        self._ping_sent = False
+
+    def data_received(self, data: bytes) -> None:
+        self._ping_sent = False
+        super().data_received(data)
+
+    def on_goaway(self, code: int, text: bytes) -> None:
+        if self._on_gone is not None:
+            self._on_gone(self)
+        self._refuse_waiting(PeerRefused("the peer is shutting down"))
+        if not self.h2.streams:
+            self.close()
+
+    def on_fault(self, text: str) -> None:
+        super().on_fault(text)
+        if self._on_gone is not None:
+            self._on_gone(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.ready.done():
+            self.ready.set_exception(PeerUnreachable("connection closed before SETTINGS"))
+            self.ready.exception()
+        if self._on_gone is not None:
+            self._on_gone(self)
+        self._refuse_waiting(PeerRefused("connection lost"))
+        super().connection_lost(exc)
+
+    def _refuse_waiting(self, error: TielineError) -> None:
+        while self._queue:
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    # ── requests ───────────────────────────────────────────────────────────────────────────────────
+    async def request(self, pseudo: Pseudo, headers: Headers, body: AnyBody) -> Reply:
+        """Send a request and return its answer as soon as the head is there.
+
+        ``Reply.body`` is bytes when it came whole with the head, else a stream.
+
+        Raises:
+            PeerRefused: Certainly not processed.
+            PeerLost: Cut off before any answer; may have run.
+            TielineError: The request's own body broke off.
+        """
+        if not self.h2.can_open:
+            await self._turn()
+        h2 = self.h2
+        whole = body if isinstance(body, bytes) else None
+        stream = h2.send_request(pseudo, headers, end=whole == b"")
+        exchange = stream.handler = ClientExchange(self, stream)
+        if whole is None:
+            exchange.upload = spawn(self._upload(exchange, body), name="upload")
+        elif whole:
+            h2.send_data(stream, whole, end=True)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        try:
+            return await exchange.answer
+        except asyncio.CancelledError:
+            self._drop(exchange)
+            raise
+
+    def _drop(self, exchange: ClientExchange) -> None:
+        if exchange.upload is not None:
+            exchange.upload.cancel()
+        if exchange.answer.done() and not exchange.answer.cancelled() and exchange.answer.exception() is None:
+            body = exchange.answer.result().body
+            if not isinstance(body, bytes):
+                body.abandon()
+        exchange.cut(ErrorCode.CANCEL)
+
+    async def _turn(self) -> None:
+        """Wait until the peer takes one more stream."""
+        if not self.usable:
+            raise PeerRefused("the connection takes no more calls")
+        waiter = self._loop.create_future()
+        self._queue.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._admit()
+            else:
+                with contextlib.suppress(ValueError):
+                    self._queue.remove(waiter)
+            raise
+        if not self.h2.can_open:
+            await self._turn()
+
+    def _admit(self) -> None:
+        room = self.h2.peer_max_streams - len(self.h2.streams)
+        queue = self._queue
+        while queue and room > 0 and self.usable:
+            waiter = queue.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                room -= 1
+
+    def on_capacity(self) -> None:
+        self._last_used = self._loop.time()
+        if self._queue:
+            self._admit()
+        elif self.h2.draining and not self.h2.streams:
+            self.close()
+
+    async def _upload(self, exchange: ClientExchange, body: AnyBody) -> None:
+        try:
+            await exchange.send_body(body)
+        except PeerLost:
+            pass  # told by whoever cut the stream off
+        except TielineError as error:
+            self.cut_off(exchange, error)
+            exchange.cut(ErrorCode.CANCEL)
+
+    # ── answers ────────────────────────────────────────────────────────────────────────────────────
+    def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
+        exchange = stream.handler
+        exchange.status = status
+        exchange.headers = headers
+        if end:
+            self.begin(exchange, b"")
+            self.on_complete(exchange)
+        else:
+            exchange.pieces = []
+            self._fresh.append(exchange)
+
+    def begin(self, exchange: ClientExchange, body: AnyBody) -> None:
+        answer = exchange.answer
+        if not answer.done():
+            answer.set_result(Reply(exchange.status, exchange.headers, body))
+        elif not isinstance(body, bytes):
+            body.abandon()
+
+    def on_complete(self, exchange: ClientExchange) -> None:
+        if exchange.upload is not None and not exchange.stream.closed & 1:
+            # Answered in full before it had everything: nobody will read the rest.
+            exchange.upload.cancel()
+            exchange.cut(ErrorCode.NO_ERROR)
+
+    def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
+        exchange = stream.handler
+        if exchange is None:
+            return
+        error: TielineError
+        if unprocessed:
+            error = PeerRefused("stream refused: the peer did not process the call")
+        elif local:
+            error = AppBroken(f"malformed answer: {code_name(code)}")
+        elif code == ErrorCode.NO_ERROR and exchange.answer.done():
+            exchange.wake(PeerLost("stream closed"))  # the answer is complete, only our upload is not wanted
+            return
+        else:
+            error = StreamCut(code)
+        self.cut_off(exchange, error)
+
+    def cut_off(self, exchange: ClientExchange, error: TielineError) -> None:
+        super().cut_off(exchange, error)
+        if exchange.upload is not None:
+            exchange.upload.cancel()
+        if not exchange.answer.done():
+            exchange.answer.set_exception(error)
+
+    def on_request(self, stream: Stream, head: RequestHead, end: bool) -> None:
+        raise AssertionError("a client hears no requests")
+
+    def on_head_too_large(self, stream: Stream) -> None:
+        raise AssertionError("a client resets such streams")
+
+
+class StreamCut(PeerLost):
+    """The server cut one stream off with a code of its own; the connection lives on."""
+
+    before_answer = False
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"stream terminated by RST_STREAM with error code: {code_name(code)}")
+        self.reset_code = code

@@ -1,0 +1,132 @@
+"""HTTP/2 connections to servers: one a peer, another for each 2,048 calls in progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from typing import Final
+
+from tieline.errors import PeerUnreachable, TielineError
+from tieline.model import Endpoint
+from tieline.net.dial import dial_text
+from tieline.net.http2_client import Http2Client
+from tieline.net.loop import connect
+from tieline.net.tasks import spawn
+from tieline.wire.http2 import Limits
+
+CONNECT_WITHIN_S: Final = 5.0
+CALLS_A_CONNECTION: Final = 2048
+"""Calls in progress on one connection before another is opened."""
+CONNECTIONS_A_PEER: Final = 32
+"""Then calls wait for a stream."""
+
+Key = Hashable
+
+
+class _Peer:
+    """The connections to one peer."""
+
+    __slots__ = ("connections", "dialling", "waiting")
+
+    def __init__(self) -> None:
+        self.connections: list[Http2Client] = []
+        self.dialling: asyncio.Task[None] | None = None
+        self.waiting: list[asyncio.Future[Http2Client]] = []
+
+
+class Http2Pool:
+    """Connections by peer.
+
+    The key is the address **and** whom one means to reach there, so that a connection never serves two identities.
+    """
+
+    def __init__(self, *, native: bool, limits: Limits | None = None) -> None:
+        self._native = native
+        self._limits = limits or Limits()
+        self._peers: dict[Key, _Peer] = {}
+
+    def ready(self, key: Key) -> Http2Client | None:
+        """Return a connection that takes a call now, without waiting."""
+        peer = self._peers.get(key)
+        if peer is not None:
+            for connection in peer.connections:
+                if connection.h2.can_open and len(connection.h2.streams) < CALLS_A_CONNECTION and not connection.lost:
+                    return connection
+        return None
+
+    async def connection(self, host: str, port: int, key: Key | None = None) -> Http2Client:
+        """Return a connection, opening one if need be.
+
+        Raises:
+            PeerUnreachable: There is none to be had; nothing was sent.
+        """
+        key = key if key is not None else (host, port)
+        connection = self.ready(key)
+        if connection is not None:
+            return connection
+        peer = self._peers.get(key)
+        if peer is None:
+            peer = self._peers[key] = _Peer()
+        if len(peer.connections) >= CONNECTIONS_A_PEER:
+            return min(peer.connections, key=lambda one: one.load)
+        if peer.dialling is None:
+            peer.dialling = spawn(self._dial(peer, key, host, port), name="dial")
+        waiter: asyncio.Future[Http2Client] = asyncio.get_running_loop().create_future()
+        peer.waiting.append(waiter)
+        return await waiter
+
+    async def _dial(self, peer: _Peer, key: Key, host: str, port: int) -> None:
+        def gone(connection: Http2Client) -> None:
+            self._gone(key, connection)
+
+        error: TielineError | None = None
+        connection: Http2Client | None = None
+        try:
+            async with asyncio.timeout(CONNECT_WITHIN_S):
+                made = await connect(
+                    lambda: Http2Client(limits=self._limits, native=self._native, on_gone=gone), host, port
+                )
+            assert isinstance(made, Http2Client)
+            await made.ready
+            connection = made
+        except PeerUnreachable as failure:
+            error = PeerUnreachable(failure.text, Endpoint(host, port))
+        except OSError as failure:
+            shown = Endpoint(host, port)
+            text = f'connection error: desc = "transport: Error while dialing: dial tcp {shown}: {dial_text(failure)}"'
+            error = PeerUnreachable(text, shown)
+        except BaseException as failure:
+            error = PeerUnreachable(f"connection error: {failure}", Endpoint(host, port))
+            raise
+        finally:
+            peer.dialling = None
+            waiting, peer.waiting = peer.waiting, []
+            if connection is not None and connection.usable:
+                peer.connections.append(connection)
+            elif error is None:
+                error = PeerUnreachable("the peer is shutting down", Endpoint(host, port))
+            if not peer.connections:
+                self._peers.pop(key, None)
+            for waiter in waiting:
+                if not waiter.done():
+                    if error is None:
+                        assert connection is not None
+                        waiter.set_result(connection)
+                    else:
+                        waiter.set_exception(error)
+
+    def _gone(self, key: Key, connection: Http2Client) -> None:
+        peer = self._peers.get(key)
+        if peer is not None and connection in peer.connections:
+            peer.connections.remove(connection)
+            if not peer.connections and peer.dialling is None:
+                del self._peers[key]
+
+    def close(self) -> None:
+        """Close all connections, those in use as soon as their calls are over."""
+        peers, self._peers = self._peers, {}
+        for peer in peers.values():
+            if peer.dialling is not None:
+                peer.dialling.cancel()
+            for connection in list(peer.connections):
+                connection.close()

@@ -1,0 +1,197 @@
+"""The serving end of HTTP/2: each request becomes a task that answers it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from tieline.errors import Cancelled, TielineError
+from tieline.model import AnyBody, Reply, Request
+from tieline.net.http2 import Exchange, Http2Protocol
+from tieline.wire.http2 import ErrorCode, Limits, Stream
+from tieline.wire.http2.messages import RequestHead, join_cookies
+
+log = logging.getLogger("dapr.runtime.http")
+
+Handler = Callable[[Request], Awaitable[Reply]]
+"""Answers a request. Errors become replies inside; only cancellation comes out."""
+
+SETTINGS_WITHIN_S: Final = 2.0
+"""How long a peer may take to send its SETTINGS (H-4)."""
+DRAIN_NOTICE_S: Final = 0.05
+"""Between asking the peer to open no new streams and refusing those it opens all the same."""
+
+
+class ServerExchange(Exchange):
+    """A request and the task that answers it."""
+
+    __slots__ = ("request", "task")
+
+    def __init__(self, connection: Http2Server, stream: Stream, request: Request) -> None:
+        super().__init__(connection, stream)
+        self.request = request
+        self.task: asyncio.Task[None] | None = None
+
+
+class Http2Server(Http2Protocol):
+    """One connection that a peer or a client opened.
+
+    ``members`` is the listener's set of its connections; this one is in it while its socket is open.
+    """
+
+    def __init__(
+        self, handler: Handler, *, limits: Limits, native: bool, members: set[Any], max_body: int | None = None
+    ) -> None:
+        super().__init__(client=False, limits=limits, native=native, max_body=max_body)
+        self._handler = handler
+        self._members = members
+        self._timer: asyncio.TimerHandle | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._members.add(self)
+        self._timer = self._loop.call_later(SETTINGS_WITHIN_S, self._no_settings)
+
+    def _no_settings(self) -> None:
+        if not self.h2.got_settings:
+            self.h2.close(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS")
+            self.kick()
+
+    def on_settings(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._members.discard(self)
+        for timer in (self._timer, self._drain_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:
+        return False
+
+    # ── requests ───────────────────────────────────────────────────────────────────────────────────
+    def on_request(self, stream: Stream, head: RequestHead, end: bool) -> None:
+        path, question, query = head.path.partition(b"?")
+        # Between Tielines the fields are an HTTP/1.1 request's, line for line.
+        headers = head.headers if self.h2.peer_native else join_cookies(head.headers)
+        request = Request(
+            head.verb,
+            path,
+            query if question else None,
+            headers,
+            b"",
+            0 if end else head.length,
+            head.authority,
+            head.protocol,
+            self.h2.peer_native,
+        )
+        exchange = stream.handler = ServerExchange(self, stream, request)
+        if end:
+            self.begin(exchange, b"")
+        else:
+            exchange.pieces = []
+            self._fresh.append(exchange)
+
+    def serve_upgraded(self, settings_payload: bytes, request: Request) -> None:
+        """Answer on stream 1 the request that asked for the upgrade; call before ``connection_made``."""
+        stream = self.h2.accept_upgrade(settings_payload)
+        exchange = stream.handler = ServerExchange(self, stream, request)
+        self.begin(exchange, request.body)
+
+    def begin(self, exchange: ServerExchange, body: AnyBody) -> None:
+        exchange.request.body = body
+        exchange.task = self._loop.create_task(self._serve(exchange))
+
+    async def _serve(self, exchange: ServerExchange) -> None:
+        stream = exchange.stream
+        h2 = self.h2
+        try:
+            reply = await self._handler(exchange.request)
+            body = reply.body
+            bodiless = exchange.request.verb == b"HEAD" or reply.status in (204, 304)
+            if bodiless and not isinstance(body, bytes):
+                body.abandon()
+            if bodiless or (isinstance(body, bytes) and not body and not reply.trailers):
+                h2.send_response(stream, reply.status, reply.headers, end=True)
+                self.kick()
+            elif isinstance(body, bytes):
+                h2.send_response(stream, reply.status, reply.headers, end=False)
+                if reply.trailers:
+                    h2.send_data(stream, body, end=False)
+                    h2.send_trailers(stream, reply.trailers)
+                else:
+                    h2.send_data(stream, body, end=True)
+                self.kick()
+            else:
+                await self._stream_reply(exchange, reply)
+        except asyncio.CancelledError:
+            exchange.cut(ErrorCode.CANCEL)
+            raise
+        except Exception:
+            log.exception("a handler failed")
+            exchange.cut(ErrorCode.INTERNAL_ERROR)
+        finally:
+            if stream.closed != 3 and not stream.closed & 2:
+                # Answered before the request was over: the client may stop sending (RFC 9113 §8.1).
+                self._loop.call_soon(self._stop_request, exchange)
+
+    async def _stream_reply(self, exchange: ServerExchange, reply: Reply) -> None:
+        body = reply.body
+        assert not isinstance(body, bytes)
+        try:
+            self.h2.send_response(exchange.stream, reply.status, reply.headers, end=False)
+            self.kick()
+            await exchange.send_body(body)
+        except TielineError:
+            # The answer broke off after its head: the only honest sign left is a reset.
+            exchange.cut(ErrorCode.INTERNAL_ERROR)
+        finally:
+            body.abandon()
+
+    def _stop_request(self, exchange: ServerExchange) -> None:
+        if exchange.stream.pending is None and exchange.stream.closed & 1:
+            if exchange.body is not None:
+                exchange.body.abandon()
+            exchange.cut(ErrorCode.NO_ERROR)
+
+    def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
+        if stream.handler is not None:
+            self.cut_off(stream.handler, Cancelled("context canceled"))
+        if self.h2.draining:
+            self.kick()
+
+    def cut_off(self, exchange: ServerExchange, error: TielineError) -> None:
+        super().cut_off(exchange, Cancelled("context canceled"))
+        if exchange.task is not None and not exchange.task.done():
+            exchange.task.cancel()
+
+    def on_head_too_large(self, stream: Stream) -> None:
+        self.h2.send_response(stream, 431, [(b"content-type", b"text/plain; charset=utf-8")], end=False)
+        self.h2.send_data(stream, b"431 Request Header Fields Too Large", end=True)
+        self.h2.reset(stream, ErrorCode.NO_ERROR)
+
+    def on_response(self, stream: Stream, status: int, headers: object, end: bool) -> None:
+        raise AssertionError("a server hears no responses")
+
+    # ── leaving ────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def busy(self) -> bool:
+        """Whether a call is still in progress."""
+        return bool(self.h2.streams)
+
+    def drain(self) -> None:
+        """Take no new calls; the connection closes when those in progress are over."""
+        if self._drain_timer is None and not self.lost:
+            self.h2.announce_drain()
+            self.kick()
+            self._drain_timer = self._loop.call_later(DRAIN_NOTICE_S, self._refuse)
+
+    def _refuse(self) -> None:
+        self.h2.drain()
+        self.kick()

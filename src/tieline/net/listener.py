@@ -1,0 +1,168 @@
+"""Bound sockets, and the connections that came in through them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from tieline.net.loop import serve
+
+BIND_WITHIN_S: Final = 10.0
+"""How long a busy address is tried (H-1)."""
+BIND_PAUSES_S: Final = (0.1, 0.2, 0.4)
+"""First pauses between tries; later ones are ``BIND_PAUSE_MAX_S``."""
+BIND_PAUSE_MAX_S: Final = 0.5
+BACKLOG: Final = 1024
+
+
+class Connection(Protocol):
+    """A connection that a listener accepted."""
+
+    def drain(self) -> None:
+        """Take no new calls, and close when those in progress are over."""
+
+    def abort(self) -> None:
+        """Drop the socket."""
+
+
+class Members(set[Any]):
+    """The open connections of a listener; tells when the last is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._empty: asyncio.Future[None] | None = None
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        if not self and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    async def wait_empty(self) -> None:
+        """Return when no connection is open."""
+        if self:
+            self._empty = asyncio.get_running_loop().create_future()
+            await self._empty
+
+
+class Listener:
+    """Some addresses, one kind of connection.
+
+    Attributes:
+        port: The port that is bound, once there is one.
+        members: Connections that are open.
+    """
+
+    def __init__(self, name: str, log: logging.Logger) -> None:
+        self._name = name
+        self._log = log
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.AbstractServer] = []
+        self.port = 0
+        self.members = Members()
+
+    def bind_now(self, address: str, port: int) -> None:
+        """Bind one address, at once or not at all.
+
+        Raises:
+            OSError: It is taken, or none of this host's.
+        """
+        for family, host in _families(address):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
+                sock.bind((host, port))
+                sock.listen(BACKLOG)
+                sock.setblocking(False)
+            except OSError:
+                sock.close()
+                if host == "::":
+                    continue  # a host without IPv6: all its IPv4 addresses instead
+                raise
+            self._sockets.append(sock)
+            self.port = sock.getsockname()[1]
+            return
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+    async def bind(
+        self, addresses: Sequence[str], port: int, *, optional: Sequence[str] = (), within_s: float = BIND_WITHIN_S
+    ) -> bool:
+        """Bind all addresses, trying busy ones for a while; return whether any could be bound (H-1).
+
+        Args:
+            addresses: Hosts; IPv6 in brackets, empty for all interfaces.
+            port: 0 for any free one, which then holds for all addresses.
+            optional: Those whose failure is not worth a line.
+            within_s: How long busy ones are tried.
+        """
+        for address in addresses:
+            try:
+                await self._bind_patiently(address, self.port or port, within_s)
+            except (OSError, OverflowError) as error:
+                shown = f"{address}:{port}"
+                level = logging.DEBUG if address in optional else logging.ERROR
+                reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
+                self._log.log(
+                    level,
+                    "Failed to listen for %s server on TCP address %s with error: listen tcp %s: bind: %s",
+                    self._name, shown, shown, reason,
+                )  # fmt: skip
+        return bool(self._sockets)
+
+    async def _bind_patiently(self, address: str, port: int, within_s: float) -> None:
+        if not 0 <= port <= 65535:
+            raise OverflowError("invalid port")
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within_s
+        pauses = iter(BIND_PAUSES_S)
+        while True:
+            try:
+                self.bind_now(address, port)
+                return
+            except OSError as error:
+                pause = next(pauses, BIND_PAUSE_MAX_S)
+                if error.errno != errno.EADDRINUSE or loop.time() + pause > end:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def accept(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Begin to accept connections."""
+        self._servers = [await serve(factory, sock) for sock in self._sockets]
+        self._sockets = []
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; open connections stay."""
+        for server in self._servers:
+            server.close()
+        self._servers = []
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = []
+
+    async def drain(self) -> None:
+        """Accept nothing more, and return when all connections are closed, each after its calls in progress."""
+        self.stop_accepting()
+        for connection in list(self.members):
+            connection.drain()
+        await self.members.wait_empty()
+
+    def abort(self) -> None:
+        """Drop everything."""
+        self.stop_accepting()
+        for connection in list(self.members):
+            connection.abort()
+
+
+def _families(address: str) -> list[tuple[socket.AddressFamily, str]]:
+    if not address:
+        return [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")]
+    host = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+    if ":" in host:
+        return [(socket.AF_INET6, host)]
+    return [(socket.AF_INET, host)]

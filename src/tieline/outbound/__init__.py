@@ -1,0 +1,1 @@
+"""Our app calls another."""

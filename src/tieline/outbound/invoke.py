@@ -1,0 +1,63 @@
+"""The path of a call that our app makes."""
+
+from __future__ import annotations
+
+from tieline.app.channel import AppChannel
+from tieline.errors import AppMissing, ShuttingDown
+from tieline.middleware.chain import Handler, Middleware, chain
+from tieline.model import Headers, Invocation, Reply
+from tieline.outbound.peer import PeerCaller
+
+
+class Local:
+    """Self invocation: straight to our own app, with no other sidecar and no look-up."""
+
+    def __init__(self, channel: AppChannel | None, identity: Headers) -> None:
+        self._channel = channel
+        self._identity = identity
+
+    async def call(self, call: Invocation) -> Reply:
+        """Call our own app.
+
+        Raises:
+            AppMissing: There is none.
+            TielineError: See ``AppChannel.call``.
+        """
+        if self._channel is None:
+            raise AppMissing(
+                "cannot invoke local endpoint: app channel not initialized",
+                hint="this sidecar was started without an app: give it --app-port",
+            )
+        call.record.local = True
+        return await self._channel.call(call, self._identity)
+
+
+class Dispatch:
+    """The end of the path: our own app, or another sidecar."""
+
+    def __init__(self, *, app_id: str, namespace: str, local: Local, peer: PeerCaller) -> None:
+        self._app_id = app_id
+        self._namespace = namespace
+        self._local = local
+        self._peer = peer
+        self.closed = False
+        """No new calls: the sidecar is leaving."""
+
+    async def __call__(self, call: Invocation) -> Reply:
+        if self.closed:
+            raise ShuttingDown("the sidecar is shutting down", hint="send the call again, to another instance")
+        target = call.target
+        if target.app_id == self._app_id and target.namespace == self._namespace:
+            return await self._local.call(call)
+        return await self._peer.call(call)
+
+
+def outbound(*, observe: Middleware, attempts: Middleware, end: Handler) -> Handler:
+    """Assemble the outbound path; the order below is the order of travel."""
+    return chain(
+        # Outermost: it sees how the call ended after all tries.
+        observe,
+        # Each try resolves anew, so that a peer that moved is found.
+        attempts,
+        end=end,
+    )

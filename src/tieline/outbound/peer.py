@@ -1,0 +1,189 @@
+"""A call to another sidecar in the native form: a plain HTTP/2 request that two Tielines understand."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Final
+from urllib.parse import quote, unquote
+
+from tieline.errors import PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable
+from tieline.model import Attempt, Cause, Endpoint, Headers, Hop, Invocation, Reply
+from tieline.names.cache import NameCache
+from tieline.net.http2_client import Http2Client
+from tieline.net.http2_pool import Http2Pool
+from tieline.wire import headers as fields
+from tieline.wire.http2 import Limits
+from tieline.wire.method_path import encode_path
+
+MAX_ERROR_TEXT: Final = 8192
+"""The longest text that a peer's own failure may have, in bytes."""
+MAX_ADDRESSES: Final = 4
+"""Endpoints tried for one attempt, each once, before the attempt counts as failed."""
+
+PEER_LIMITS: Final = Limits(streams=1, header_list=1 << 20, header_list_hard=2 << 20)
+"""For the connections to peers: whatever an app's answer head may be, it comes through."""
+
+
+class PeerCaller:
+    """Finds the callee's sidecar and sends the call.
+
+    Args:
+        added: Fields put on each call: who calls, and through which sidecar.
+        namespace: The sidecar's own.
+        knows_namespaces: The resolvers tell namespaces apart, so that the callee may hold a call to its own.
+        drop_token: An API token is configured, and must not travel.
+    """
+
+    def __init__(
+        self,
+        names: NameCache,
+        pool: Http2Pool,
+        *,
+        added: Headers,
+        namespace: str,
+        knows_namespaces: bool,
+        drop_token: bool,
+    ) -> None:
+        self._names = names
+        self._pool = pool
+        self._added = [*added, (b"tieline-invoke", b"1")]
+        self._namespace = namespace
+        self._knows_namespaces = knows_namespaces
+        self._drop_token = drop_token
+        self._authorities: dict[str, bytes] = {}
+
+    async def call(self, call: Invocation) -> Reply:
+        """Send the call to an instance of its target.
+
+        An instance that cannot be reached is set aside, and the next is tried at once: nothing was sent.
+
+        Raises:
+            UnknownTarget, ResolverFailed: Nobody knows where the target is.
+            PeerUnreachable, PeerRefused, PeerLost, PeerProtocol, PeerFailed: See there.
+        """
+        names = self._names
+        target = call.target
+        record = call.record
+        tried = [attempt.endpoint for attempt in record.attempts[-MAX_ADDRESSES:] if attempt.endpoint is not None]
+        fresh: set[Endpoint] = set()
+        while True:
+            endpoint = names.pick_cached(target, tried)
+            if endpoint is None:
+                began = perf_counter()
+                endpoint = await names.pick(target, tried)
+                record.resolving_s += perf_counter() - began
+            attempt = Attempt(endpoint, perf_counter())
+            record.attempts += (attempt,)
+            try:
+                reply = await self._send(call, endpoint)
+            except PeerUnreachable as error:
+                attempt.outcome = error.cause
+                names.set_aside(endpoint)
+                names.forget(target)
+                fresh.add(endpoint)
+                tried.append(endpoint)
+                if len(fresh) >= MAX_ADDRESSES or isinstance(error, PeerRefused):
+                    raise
+                other = names.pick_cached(target, tried)
+                if other is None or other in fresh:
+                    raise
+                continue
+            except Exception as error:
+                attempt.outcome = getattr(error, "cause", "failed")
+                raise
+            attempt.outcome = "ok"
+            return reply
+
+    async def _send(self, call: Invocation, endpoint: Endpoint) -> Reply:
+        target = call.target
+        key = (endpoint, target.app_id, target.namespace)
+        connection = self._pool.ready(key)
+        if connection is None:
+            began = perf_counter()
+            connection = await self._pool.connection(endpoint.host, endpoint.port, key)
+            call.record.connecting_s += perf_counter() - began
+        if not connection.h2.peer_native:
+            raise PeerProtocol(
+                f"the sidecar of {target.addressed} at {endpoint} does not speak Tieline's form of calls",
+                hint="it is a daprd or another program: calls to daprd are not built yet; run the app with Tieline",
+            )
+        return await self._exchange(connection, call, endpoint)
+
+    async def _exchange(self, connection: Http2Client, call: Invocation, endpoint: Endpoint) -> Reply:
+        target = call.target
+        path = b"/" + encode_path(call.method)
+        if call.query:
+            path += b"?" + call.query
+        authority = self._authorities.get(target.addressed) or self._authority(call)
+        headers = fields.outbound(call.headers, self._added, drop_token=self._drop_token)
+        if call.length is not None and (call.length or not call.body):
+            headers.append((b"content-length", b"%d" % call.length))
+        pseudo = [
+            (b":method", call.verb, False),
+            (b":path", path, False),
+            (b":scheme", b"http", False),
+            (b":authority", authority, False),
+        ]
+        reply = await connection.request(pseudo, headers, call.body)
+        if reply.status == 500:
+            for name, _ in reply.headers:
+                if name == b"tieline-error":
+                    await self._failed(reply, target.addressed, endpoint)
+        return reply
+
+    def _authority(self, call: Invocation) -> bytes:
+        """Write whom we mean: the namespace only if the caller named one and the resolver vouches for it."""
+        target = call.target
+        text = quote(target.app_id, safe="", errors="surrogateescape")
+        if target.namespace != self._namespace and self._knows_namespaces:
+            text += "." + quote(target.namespace, safe="", errors="surrogateescape")
+        authority = text.encode("ascii")
+        if len(self._authorities) > 1024:
+            self._authorities.clear()
+        self._authorities[target.addressed] = authority
+        return authority
+
+    async def _failed(self, reply: Reply, addressed: str, endpoint: Endpoint) -> None:
+        """Raise what the callee's sidecar reports as its own failure."""
+        said = {name: value for name, value in reply.headers if name.startswith(b"tieline-")}
+        text = (await _read(reply)).decode("utf-8", "replace")
+        cause = _cause(said.get(b"tieline-cause", b""))
+        hint = unquote(said.get(b"tieline-hint", b"").decode("latin-1"))[:512]
+        if cause is Cause.NAME_UNKNOWN:
+            # The port has a new owner: our address is old. Nothing was processed.
+            raise PeerRefused(f"{text} (asked for {addressed} at {endpoint})", endpoint)
+        raise PeerFailed(
+            text,
+            hint=hint,
+            cause=cause,
+            hop=_hop(said.get(b"tieline-hop", b"")),
+            grpc_code=_code(said[b"tieline-error"]),
+        )
+
+
+async def _read(reply: Reply) -> bytes:
+    body = reply.body
+    if isinstance(body, bytes):
+        return body[:MAX_ERROR_TEXT]
+    pieces: list[bytes] = []
+    size = 0
+    while size < MAX_ERROR_TEXT and (piece := await body.read()):
+        pieces.append(piece)
+        size += len(piece)
+    body.abandon()
+    return b"".join(pieces)[:MAX_ERROR_TEXT]
+
+
+def _cause(value: bytes) -> Cause:
+    try:
+        return Cause(value.decode("latin-1"))
+    except ValueError:
+        return Cause.PEER_PROTOCOL
+
+
+def _hop(value: bytes) -> Hop:
+    return Hop.APP if value == b"app" else Hop.PEER
+
+
+def _code(value: bytes) -> int:
+    return int(value) if value.isdigit() and len(value) < 4 else 13

@@ -1,0 +1,353 @@
+"""The sidecar: builds all of it from what the user asked for, and starts, drains and stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tieline.api.http.health import Health
+from tieline.api.http.invoke import Invoke
+from tieline.api.http.metadata import Metadata
+from tieline.api.http.server import HttpApi
+from tieline.app.channel import AppChannel
+from tieline.app.http_channel import HttpChannel
+from tieline.app.start import ask_config, wait_for_port
+from tieline.config.configuration import Configuration
+from tieline.config.duration import format_duration
+from tieline.config.environment import Ports, own_environment
+from tieline.config.settings import LOOPBACK, Settings
+from tieline.errors import StartError
+from tieline.inbound.serve import ToApp, inbound
+from tieline.inbound.server import InboundServer
+from tieline.middleware.attempts import Attempts
+from tieline.middleware.observe import Observe
+from tieline.model import CallRecord
+from tieline.names.builtin import RESOLVERS
+from tieline.names.cache import NameCache
+from tieline.names.host import host_address, internal_port
+from tieline.names.registry import local_registry
+from tieline.names.resolver import InstanceFacts, Resolver, create
+from tieline.net.http1_server import Http1Server, ServerOptions
+from tieline.net.http2_pool import Http2Pool
+from tieline.net.http2_server import Http2Server
+from tieline.net.listener import Listener
+from tieline.net.tasks import spawn
+from tieline.outbound.invoke import Dispatch, Local, outbound
+from tieline.outbound.peer import PEER_LIMITS, PeerCaller
+from tieline.telemetry.access_log import FailureLog
+from tieline.telemetry.metrics import Metrics
+from tieline.wire import headers as fields
+from tieline.wire.http2 import Limits
+from tieline.wire.trace_context import IdSource
+
+log = logging.getLogger("dapr.runtime")
+_signals_log = logging.getLogger("dapr.signals")
+
+HEAD_SLACK: Final = 4096
+"""What a request head may have beyond the read buffer (H-63)."""
+HTTP2_HEAD_SLACK: Final = 320
+INTERNAL_LIMITS: Final = Limits(streams=2048, header_list=1 << 20, header_list_hard=2 << 20)
+FORCED_EXIT_S: Final = 0.1
+
+
+class Sidecar:
+    """One sidecar, from start to stop.
+
+    Args:
+        settings: Options and environment, checked.
+        configuration: Of the ``--config`` files.
+        environ: The process's own environment; what a sidecar sets there is set there.
+        version: Shown in logs and metadata.
+    """
+
+    def __init__(
+        self, settings: Settings, configuration: Configuration, environ: Mapping[str, str], version: str
+    ) -> None:
+        self._settings = settings
+        self._configuration = configuration
+        self._environ = environ
+        self._version = version
+        self._began = time.perf_counter()
+        self._hostname = socket.gethostname()
+        self._address = host_address(environ)
+        self._health = Health(settings.app_id)
+        self.metrics = Metrics(settings.app_id)
+        self._failures = FailureLog()
+        self._api = Listener("HTTP", logging.getLogger("dapr.runtime.http"))
+        self._internal = Listener("internal gRPC", logging.getLogger("dapr.runtime.grpc.internal"))
+        self._channel = self._make_channel()
+        self._peers = Http2Pool(native=True, limits=PEER_LIMITS)
+        self._dispatch: Dispatch | None = None
+        self._names: NameCache | None = None
+        self._metadata = Metadata(
+            app_id=settings.app_id,
+            version=version,
+            features=configuration.enabled_features(),
+            app_port=settings.app_port,
+            app_protocol=settings.app_protocol,
+            channel_address=settings.app_channel_address,
+            max_concurrency=settings.app_max_concurrency,
+        )
+        self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._starting: asyncio.Task[None] | None = None
+
+    # ── building ───────────────────────────────────────────────────────────────────────────────────
+    def _make_channel(self) -> AppChannel | None:
+        settings = self._settings
+        if not settings.app_port:
+            return None
+        if settings.app_protocol in ("grpc", "grpcs"):
+            raise StartError(
+                f"apps that speak {settings.app_protocol} are not built into this version of Tieline; "
+                "use an app with --app-protocol http, https or h2c"
+            )
+        return HttpChannel(
+            protocol=settings.app_protocol,
+            host=settings.app_channel_address,
+            port=settings.app_port,
+            max_concurrency=settings.app_max_concurrency,
+            read_buffer=settings.read_buffer_size,
+            token=settings.app_api_token,
+        )
+
+    def _observe(self, record: CallRecord) -> None:
+        self.metrics.record_call(record)
+        if record.cause is not None:
+            self._failures.log_failure(record)
+
+    def _make_names(self, http_port: int) -> NameCache:
+        settings = self._settings
+        listen = settings.internal_listen_address
+        facts = InstanceFacts(
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+            host_address=listen if listen in ("127.0.0.1", "localhost", "[::1]") else self._address,
+            http_port=http_port,
+            grpc_port=settings.grpc_port,
+            internal_port=self._internal.port,
+            app_port=settings.app_port or 0,
+            pid=os.getpid(),
+            started=time.time(),
+        )
+        spec = self._configuration.name_resolution
+        resolver: Resolver
+        if spec is not None and spec.component:
+            resolver = create(spec, facts, spawn, RESOLVERS)
+        else:
+            resolver = local_registry(facts, environ=self._environ, spawn=spawn, address=_registered_address(listen))
+        return NameCache([resolver], spawn=spawn)
+
+    def _make_api(self, names: NameCache) -> HttpApi:
+        settings = self._settings
+        own = fields.identity(settings.app_id, settings.namespace, settings.app_id)
+        spec = self._configuration.name_resolution
+        peer = PeerCaller(
+            names,
+            self._peers,
+            added=[
+                *fields.forwarded(self._address, self._hostname),
+                *fields.identity(settings.app_id, settings.namespace),
+            ],
+            namespace=settings.namespace,
+            knows_namespaces=spec is None or not spec.component,
+            drop_token=settings.api_token is not None,
+        )
+        self._dispatch = Dispatch(
+            app_id=settings.app_id, namespace=settings.namespace, local=Local(self._channel, own), peer=peer
+        )
+        observe = Observe(self._observe)
+        path = outbound(observe=observe, attempts=Attempts(), end=self._dispatch)
+        return HttpApi(
+            invoke=Invoke(path, observe, app_id=settings.app_id, namespace=settings.namespace),
+            health=self._health,
+            metadata=self._metadata,
+            shutdown=self._shutdown_asked,
+            tracing=not self._configuration.tracing.off,
+            new_ids=IdSource(),
+        )
+
+    # ── start ──────────────────────────────────────────────────────────────────────────────────────
+    async def run(self) -> int:
+        """Start, serve until told to stop, drain, and return the exit code.
+
+        Raises:
+            StartError: It cannot start.
+        """
+        self._listen_to_signals()
+        try:
+            await self._start()
+            reason = await self._stop
+            return await self._leave(reason)
+        finally:
+            self._api.abort()
+            self._internal.abort()
+
+    async def _start(self) -> None:
+        settings = self._settings
+        self._reserve_internal_port()
+        await self._bind_api()
+        names = self._names = self._make_names(self._api.port)
+        await names.start()
+        api = self._make_api(names)
+        server = InboundServer(
+            inbound(observe=Observe(self._observe), end=ToApp(self._channel, settings.app_id)),
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+        )
+        await self._internal.accept(
+            lambda: Http2Server(server, limits=INTERNAL_LIMITS, native=True, members=self._internal.members)
+        )
+        log.info("Internal gRPC server is running on port %d", self._internal.port)
+        options = ServerOptions(
+            max_head=settings.read_buffer_size + HEAD_SLACK,
+            max_body=settings.max_body_size,
+            http2=not settings.http_disable_h2c,
+            http2_limits=Limits(header_list=settings.read_buffer_size + HTTP2_HEAD_SLACK),
+        )
+        await self._api.accept(lambda: Http1Server(api, options, self._api.members))
+        log.info("HTTP server is running on port %d", self._api.port)
+        self._health.outbound = True
+        self._starting = spawn(self._welcome_app(names), name="app start")
+
+    def _reserve_internal_port(self) -> None:
+        """Hold the port before anything else can take it (H-5, H-6)."""
+        settings = self._settings
+        addresses = _internal_addresses(settings)
+        port = settings.internal_port
+        if port is None:
+            derived = internal_port(settings.app_id, str(Path.cwd()), os.getuid(), self._hostname)
+            with contextlib.suppress(OSError):
+                self._bind_internal(addresses, derived)
+                return
+            port = 0
+        try:
+            self._bind_internal(addresses, port)
+        except (OSError, OverflowError) as error:
+            raise StartError(
+                f"failed to start internal gRPC server: port {port}: {_reason(error)}; "
+                "choose another one with --dapr-internal-grpc-port"
+            ) from error
+
+    def _bind_internal(self, addresses: Sequence[str], port: int) -> None:
+        for address in addresses:
+            self._internal.bind_now(address, self._internal.port or port)
+
+    async def _bind_api(self) -> None:
+        settings = self._settings
+        optional = LOOPBACK[1:] if settings.listen_addresses == LOOPBACK else ()
+        if settings.http_port and settings.http_port == settings.grpc_port:
+            raise StartError(
+                f"failed to start HTTP server: could not listen on any endpoint: port {settings.http_port} "
+                "is given for both the HTTP and the gRPC API; choose another --dapr-grpc-port"
+            )
+        if not await self._api.bind(settings.listen_addresses, settings.http_port, optional=optional):
+            raise StartError(
+                "failed to start HTTP server: could not listen on any endpoint: "
+                f"port {settings.http_port} is taken or not usable; choose another --dapr-http-port"
+            )
+        ports = Ports(http=self._api.port, grpc=settings.grpc_port, internal=self._internal.port)
+        os.environ.update(own_environment(settings, self._address, ports))
+
+    async def _welcome_app(self, names: NameCache) -> None:
+        """Wait for the app, then let others find it."""
+        settings = self._settings
+        if self._channel is not None and settings.app_port:
+            self._metadata.waiting_for_app = True
+            await wait_for_port(settings.app_protocol, settings.app_channel_address, settings.app_port)
+            if "config" in settings.disable_init_endpoints:
+                log.info("Skipping programmatic dapr configuration loading")
+            elif settings.app_protocol not in ("grpc", "grpcs"):
+                await ask_config(self._channel, settings.app_id, settings.namespace)
+            self._metadata.waiting_for_app = False
+        await names.announce()
+        self._health.waiting_for.clear()
+        elapsed = int((time.perf_counter() - self._began) * 1000)
+        log.info("dapr initialized. Status: Running. Init Elapsed %dms", elapsed)
+
+    # ── stop ───────────────────────────────────────────────────────────────────────────────────────
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number, name in ((signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupt")):
+            loop.add_signal_handler(number, self._signalled, name)
+
+    def _signalled(self, name: str) -> None:
+        if self._stop.done():
+            log.info("Received signal '%s' again; exiting at once", name)
+            os._exit(1)
+        _signals_log.info("Received signal '%s'; beginning shutdown", name)
+        self._stop.set_result("signal")
+
+    def _shutdown_asked(self, force: bool) -> None:
+        if force:
+            log.info("Force shutdown requested, exiting immediately without graceful shutdown")
+            asyncio.get_running_loop().call_later(FORCED_EXIT_S, os._exit, 1)
+        elif not self._stop.done():
+            log.info("Shutdown requested via API")
+            self._stop.set_result("api")
+
+    async def _leave(self, reason: str) -> int:
+        settings = self._settings
+        if reason == "signal" and settings.block_shutdown_s is not None:
+            await self._block(settings.block_shutdown_s)
+        self._health.waiting_for.append("runtime")
+        if self._starting is not None:
+            self._starting.cancel()
+        grace = settings.graceful_shutdown_s
+        try:
+            async with asyncio.timeout(grace):
+                await self._drain()
+        except TimeoutError:
+            log.error("Graceful shutdown timeout exceeded, forcing shutdown")
+            return 1
+        log.info("Daprd shutdown gracefully")
+        return 0
+
+    async def _block(self, seconds: float) -> None:
+        shown = format_duration(seconds)
+        log.info("Blocking graceful shutdown for %s or until app reports unhealthy...", shown)
+        if not self._health.waiting_for:
+            await asyncio.sleep(seconds)
+        log.info("Block shutdown period expired, entering shutdown...")
+
+    async def _drain(self) -> None:
+        """Let calls in progress finish, in the order in which they need each other.
+
+        First nobody finds us, and other sidecars are told to send no new calls. Calls that run in our app may
+        still need the API for calls of their own, so it closes after them; then its own calls finish.
+        """
+        if self._names is not None:
+            await self._names.withdraw()
+        await self._internal.drain()
+        await self._api.drain()
+        self._peers.close()
+        if self._channel is not None:
+            await self._channel.aclose()
+        if self._names is not None:
+            await self._names.aclose()
+        self._failures.flush()
+
+
+def _internal_addresses(settings: Settings) -> tuple[str, ...]:
+    """Where other sidecars may call: on this host only, unless an address is given."""
+    given = settings.internal_listen_address
+    return ("127.0.0.1",) if given is None else (given,)
+
+
+def _registered_address(listen: str | None) -> str:
+    """Return the address for the registry of this host."""
+    if listen in (None, "", "localhost", "0.0.0.0"):
+        return "127.0.0.1"
+    assert listen is not None
+    return listen.strip("[]")
+
+
+def _reason(error: Exception) -> str:
+    return os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)

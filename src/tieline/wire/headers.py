@@ -1,0 +1,376 @@
+"""Which header fields pass a sidecar, under which name, and which it adds; names are lower-case bytes throughout.
+
+A call between two sidecars runs ``outbound`` at the caller and ``to_app`` at the callee; its answer runs
+``from_app`` at the callee and ``to_caller`` at the caller. A self invocation has one sidecar and needs only
+``to_app`` and ``to_caller``: each drops all that its counterpart drops. Every function makes one pass and
+returns a new list; fields that pass are the same objects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from tieline.model import Headers
+
+MAX_KNOWN_NAMES: Final = 1024
+"""How many header names each table of this module remembers before it starts afresh."""
+MAX_KNOWN_NAME_BYTES: Final = 64
+"""Longer names are worked out anew each time, so that strangers cannot fill the memory with them."""
+
+# RFC 9110 §7.6.1, and what daprd drops besides (http.md §3.2).
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"keep-alive",
+        b"proxy-connection",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+        b"te",
+        b"trailer",
+        b"proxy-authorization",
+        b"proxy-authenticate",
+    }
+)
+_IDENTITY: Final = frozenset({b"dapr-caller-app-id", b"dapr-caller-namespace", b"dapr-callee-app-id"})
+_ROUTING: Final = frozenset({b"host", b"dapr-app-id"})
+_FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"forwarded"})
+_OWN_PREFIX: Final = b"tieline-"
+_EVENT_STREAM: Final = b"text/event-stream"
+
+
+# What to do with a field. Plain numbers, and keeping is zero: the loop below is on the path of every call.
+_KEEP: Final = 0
+_DROP: Final = 1
+# Keep the first one only, a content-type only if it has a value.
+_FIRST: Final = 2
+# Look at the value: an empty user-agent means that none is to be sent (H-51), and the app gets the media type of
+# an event stream in its canonical spelling (H-75).
+_UNUSUAL: Final = 3
+# Put "dapr-" in front, since gRPC keeps "grpc-" to itself.
+_RENAME: Final = 4
+# Drop it and the fields that it names.
+_CONNECTION: Final = 5
+
+
+class _Known(dict[bytes, int]):
+    """What to do with a field of a name; worked out when first asked, remembered within bounds."""
+
+    def __init__(self, decide: Callable[[bytes], int]) -> None:
+        super().__init__()
+        self._decide = decide
+
+    def __missing__(self, name: bytes) -> int:
+        action = self._decide(name)
+        if len(name) <= MAX_KNOWN_NAME_BYTES:
+            if len(self) >= MAX_KNOWN_NAMES:
+                self.clear()
+            self[name] = action
+        return action
+
+
+def _between_sidecars(name: bytes) -> int:
+    """What neither a request nor an answer may carry past a sidecar."""
+    if name == b"connection":
+        return _CONNECTION
+    if name in _HOP_BY_HOP or name == b"content-length" or name.startswith(_OWN_PREFIX):
+        return _DROP
+    return _KEEP
+
+
+def _outbound(name: bytes) -> int:
+    return _DROP if name in _ROUTING or name in _IDENTITY else _between_sidecars(name)
+
+
+def _to_http(name: bytes) -> int:
+    """The part that requests and answers have in common where daprd changes from gRPC metadata to HTTP."""
+    if name.endswith(b"-bin"):
+        return _DROP
+    if name.startswith(b"grpc-"):
+        return _RENAME
+    if name in (b"baggage", b"content-type"):
+        return _FIRST
+    return _between_sidecars(name)
+
+
+def _to_endpoint(name: bytes) -> int:
+    if name in _ROUTING or name == b"destination-app-id":
+        return _DROP
+    if name in (b"user-agent", b"accept"):
+        return _UNUSUAL
+    return _to_http(name)
+
+
+def _to_app(name: bytes) -> int:
+    return _DROP if name in _IDENTITY else _to_endpoint(name)
+
+
+def _without_token(decide: Callable[[bytes], int]) -> Callable[[bytes], int]:
+    return lambda name: _DROP if name == b"dapr-api-token" else decide(name)
+
+
+_OUTBOUND: Final = _Known(_outbound)
+_OUTBOUND_NO_TOKEN: Final = _Known(_without_token(_outbound))
+_TO_APP: Final = _Known(_to_app)
+_TO_APP_NO_TOKEN: Final = _Known(_without_token(_to_app))
+_TO_ENDPOINT: Final = _Known(_to_endpoint)
+_TO_ENDPOINT_NO_TOKEN: Final = _Known(_without_token(_to_endpoint))
+_FROM_APP: Final = _Known(_between_sidecars)
+_TO_CALLER: Final = _Known(_to_http)
+
+
+_NOMINATES_NOTHING: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close", b"Close", b""})
+
+
+def _pass(headers: Headers, known: _Known) -> Headers:
+    kept: Headers = []
+    once: list[bytes] = []
+    nominated: set[bytes] = set()
+    for field in headers:
+        name, value = field
+        action = known[name]
+        if not action:
+            kept.append(field)
+        elif action is _DROP:
+            continue
+        elif action is _UNUSUAL:
+            # Nearly every call has such a field, and its value is nearly always a usual one.
+            if value and len(value) != len(_EVENT_STREAM):
+                kept.append(field)
+            elif value or name != b"user-agent":
+                is_events = name == b"accept" and value.lower() == _EVENT_STREAM
+                kept.append((name, _EVENT_STREAM) if is_events else field)
+        elif action is _FIRST:
+            if name not in once:
+                once.append(name)
+                if value or name != b"content-type":
+                    kept.append(field)
+        elif action is _RENAME:
+            kept.append((b"dapr-" + name, value))
+        elif value not in _NOMINATES_NOTHING:
+            nominated |= {option.strip(b" \t").lower() for option in value.split(b",")}
+    if nominated:
+        nominated.add(b"connection")
+        return _pass([field for field in headers if field[0] not in nominated], known)
+    return kept
+
+
+# ── requests ──
+
+
+def outbound(headers: Headers, added: Headers, *, drop_token: bool = False) -> Headers:
+    """Return the fields that a caller's sidecar sends to the callee's in the native form.
+
+    Gone are hop-by-hop fields and those that ``Connection`` names (H-47), ``host``, ``content-length``,
+    ``dapr-app-id`` (H-20), the identity fields (H-48) and all that is Tieline's own.
+
+    Args:
+        headers: The fields of the app's request.
+        added: What is put behind them: ``forwarded`` and the caller's part of ``identity``.
+        drop_token: An API token is configured, so that it must not travel on (H-124).
+    """
+    kept = _pass(headers, _OUTBOUND_NO_TOKEN if drop_token else _OUTBOUND)
+    kept += added
+    return kept
+
+
+def to_app(headers: Headers, added: Headers, *, app_token: bytes = b"", drop_token: bool = False) -> Headers:
+    """Return the fields that reach the called app, from another sidecar or, for self invocation, from the caller.
+
+    Gone is what ``outbound`` drops, ``destination-app-id``, and names that end in ``-bin``; ``grpc-`` names get
+    ``dapr-`` in front; ``baggage`` and ``content-type`` are reduced to their first value.
+
+    Args:
+        headers: The fields as they came.
+        added: What is put behind them: ``identity``, whole (H-48).
+        app_token: Token that every call to the app carries; it replaces what a caller sent (H-114).
+        drop_token: An API token is configured, so that it must not travel on (H-124).
+    """
+    kept = _pass(headers, _TO_APP_NO_TOKEN if app_token or drop_token else _TO_APP)
+    kept += added
+    if app_token:
+        kept.append((b"dapr-api-token", app_token))
+    return kept
+
+
+def to_endpoint(headers: Headers, *, drop_token: bool = False) -> Headers:
+    """Return the fields that reach an HTTP endpoint or a URL: as for an app, but identity fields are nobody's."""
+    return _pass(headers, _TO_ENDPOINT_NO_TOKEN if drop_token else _TO_ENDPOINT)
+
+
+def identity(caller: str, namespace: str, callee: str = "") -> Headers:
+    """Return the identity fields (H-48): the caller's two, and the callee's if it is given. Make them once."""
+    fields = [
+        (b"dapr-caller-app-id", caller.encode("utf-8", "surrogateescape")),
+        (b"dapr-caller-namespace", namespace.encode("utf-8", "surrogateescape")),
+    ]
+    if callee:
+        fields.append((b"dapr-callee-app-id", callee.encode("utf-8", "surrogateescape")))
+    return fields
+
+
+def forwarded(address: str, hostname: str) -> Headers:
+    """Return the fields that say which sidecar a call went through (H-49). Make them once a process.
+
+    Args:
+        address: The sidecar's IP address; empty if unknown, which leaves that part out.
+        hostname: The machine's name; the same.
+    """
+    fields: Headers = []
+    parts: list[str] = []
+    if address:
+        fields.append((b"x-forwarded-for", address.encode()))
+        quoted = f'"[{address}]"' if ":" in address else address
+        parts += f"for={quoted}", f"by={quoted}"
+    if hostname:
+        fields.append((b"x-forwarded-host", hostname.encode()))
+        parts.append(f"host={hostname}")
+    if parts:
+        fields.append((b"forwarded", ";".join(parts).encode()))
+    return fields
+
+
+def wants_events(headers: Headers) -> bool:
+    """Tell whether a request asks for server-sent events, and for nothing else (H-75)."""
+    for name, value in headers:
+        if name == b"accept":
+            return value.strip().lower() == _EVENT_STREAM
+    return False
+
+
+# ── answers ──
+
+
+def from_app(headers: Headers) -> Headers:
+    """Return the fields of an app's answer that leave its sidecar: end-to-end ones, less Tieline's own (H-67)."""
+    return _pass(headers, _FROM_APP)
+
+
+def to_caller(headers: Headers) -> Headers:
+    """Return the fields of an answer that the calling app gets (H-67).
+
+    Read the ``tieline-*`` fields that the callee's sidecar set before: they are gone afterwards.
+    """
+    return _pass(headers, _TO_CALLER)
+
+
+# RFC 9110 §6.5.1: what says how a message is framed, routed or read cannot come after it.
+_NO_TRAILER: Final = (
+    _HOP_BY_HOP
+    | _IDENTITY
+    | _ROUTING
+    | _FORWARDED
+    | {
+        b"connection",
+        b"content-length",
+        b"content-encoding",
+        b"content-type",
+        b"content-range",
+        b"destination-app-id",
+        b"dapr-api-token",
+        b"authorization",
+        b"cookie",
+        b"set-cookie",
+        b"expect",
+        b"max-forwards",
+        b"cache-control",
+    }
+)
+
+
+def clean_trailers(trailers: Headers) -> Headers:
+    """Return the trailer fields that may pass: none that frames, routes or authorises, none that is Tieline's."""
+    return [
+        field
+        for field in trailers
+        if field[0] not in _NO_TRAILER and not field[0].startswith((b":", _OWN_PREFIX)) and field[0]
+    ]
+
+
+# ── spelling and validity ──
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LOWER_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+
+
+class _Spellings(dict[bytes, bytes]):
+    def __missing__(self, name: bytes) -> bytes:
+        spelt = name
+        if _TOKEN.fullmatch(name):
+            spelt = b"-".join([part[:1].upper() + part[1:].lower() for part in name.split(b"-")])
+        if len(name) <= MAX_KNOWN_NAME_BYTES:
+            if len(self) >= MAX_KNOWN_NAMES:
+                self.clear()
+            self[name] = spelt
+        return spelt
+
+
+canonical: Final[Callable[[bytes], bytes]] = _Spellings().__getitem__
+"""Return a name as HTTP/1.1 apps expect it: ``X-Custom-Header``. What is no token stays as it is."""
+
+
+class BadFields(ValueError):
+    """Fields of an HTTP/2 message that mean something else, or nothing, in HTTP/1.1; the text says why."""
+
+
+_CONNECTION_SPECIFIC: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"http2-settings"}
+)
+_CR: Final = 0x0D
+_LF: Final = 0x0A
+_NUL: Final = 0x00
+_TAB: Final = 0x09
+_BLANKS: Final = b" \t"
+
+# Names that were found good; ``te`` is never among them, as its value matters.
+_good_names: Final[set[bytes]] = set()
+
+
+def check_h2_fields(headers: Headers) -> None:
+    """Refuse what must not get from HTTP/2 into HTTP/1.1 (RFC 9113 §8.2).
+
+    Args:
+        headers: Fields without pseudo-header fields, values as they came.
+
+    Raises:
+        BadFields: A name is no lower-case token or belongs to a connection, a value has CR, LF, NUL or blanks at
+            its ends, or ``te`` is anything but ``trailers``.
+    """
+    values = [value for name, value in headers if name in _good_names or (name == b"te" and value == b"trailers")]
+    if len(values) == len(headers):
+        # One look at all values. Two blanks in a row, a tab, and a blank at either end are the only signs of a blank
+        # at the end of a value; they may be innocent, but they are rare, and then each value is looked at.
+        joined = b" ".join(values)
+        if not (
+            _CR in joined
+            or _LF in joined
+            or _NUL in joined
+            or _TAB in joined
+            or joined.find(b"  ") >= 0
+            or joined.startswith(b" ")
+            or joined.endswith(b" ")
+        ):
+            return
+    for name, value in headers:
+        _check_h2_name(name, value)
+        if _CR in value or _LF in value or _NUL in value:
+            raise BadFields("a field value has a line break or NUL")
+        if value and (value[0] in _BLANKS or value[-1] in _BLANKS):
+            raise BadFields("a field value begins or ends with a blank")
+
+
+def _check_h2_name(name: bytes, value: bytes) -> None:
+    if name in _good_names:
+        return
+    if not _LOWER_TOKEN.fullmatch(name):
+        raise BadFields("a field name is no lower-case token")
+    if name in _CONNECTION_SPECIFIC:
+        raise BadFields("a field belongs to a connection")
+    if name == b"te":
+        if value.lower() != b"trailers":
+            raise BadFields("te may only say trailers")
+    elif len(name) <= MAX_KNOWN_NAME_BYTES:
+        if len(_good_names) >= MAX_KNOWN_NAMES:
+            _good_names.clear()
+        _good_names.add(name)

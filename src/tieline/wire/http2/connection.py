@@ -1,0 +1,916 @@
+"""One HTTP/2 connection, either end, without sockets: bytes in, calls to a listener; calls in, bytes out.
+
+How it is used. The owner feeds ``receive`` with what arrived and writes what ``take`` returns, once a turn of
+its event loop. Between the two it may call any ``send_…`` method, also from within a listener's method.
+
+How flow control works here. *Sending*: ``send_data`` puts out what the windows let through and keeps the rest
+of that one piece as the stream's *pending*; ``on_writable`` says that it has gone, and only then the next piece
+may be sent. Nothing else is queued, so a stream holds at most one piece. Streams with something pending take
+turns, a frame each. *Receiving*: each byte handed to ``on_data`` must be given back by ``consumed``; the
+stream's window is refilled only then, the connection's at once, unless more than ``Limits.unread`` bytes of all
+streams lie unread: so one slow reader never holds up the others.
+
+Stream errors are answered with RST_STREAM here and told to the listener; connection errors end in ``fault``.
+What is ambiguous or may not cross to HTTP/1.1 is refused in ``_head``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from tieline.model import Headers
+from tieline.wire.headers import check_h2_fields
+from tieline.wire.http2 import frames
+from tieline.wire.http2.frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    DEFAULT_MAX_FRAME,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADER,
+    HEADERS,
+    MAX_STREAM_ID,
+    MAX_WINDOW,
+    NATIVE_FORM,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    PRIORITY_FLAG,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    ErrorCode,
+    Setting,
+)
+from tieline.wire.http2.hpack import BadBlock, BlockTooLarge, HeaderDecoder, HeaderEncoder
+from tieline.wire.http2.limits import Budget, Limits
+from tieline.wire.http2.messages import Malformed, RequestHead, read_request, read_response
+
+LOCAL: Final = 1
+REMOTE: Final = 2
+BOTH: Final = 3
+
+MAX_ENTRY: Final = 4096 + 32
+"""What one field can count at most if it came out of the compression table."""
+
+
+class ConnectionFault(Exception):
+    """The connection cannot go on.
+
+    Attributes:
+        code: Reason for the GOAWAY.
+        text: The same for people.
+    """
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        super().__init__(f"{code.name}: {text}")
+        self.code = code
+        self.text = text
+
+
+class Stream:
+    """One exchange. ``handler`` belongs to the owner; everything else to the connection.
+
+    Attributes:
+        id: Stream number.
+        closed: Bits: 1 we ended our side, 2 the peer ended its side, 3 over (also after a reset).
+        handler: Whatever the owner attaches.
+    """
+
+    __slots__ = (
+        "bodiless",
+        "closed",
+        "credit",
+        "got_head",
+        "grows",
+        "handler",
+        "id",
+        "length",
+        "offset",
+        "pending",
+        "pending_end",
+        "recv_window",
+        "send_window",
+        "stalled_at",
+        "trailers",
+        "unread",
+        "window",
+    )
+
+    def __init__(self, number: int, send_window: int, recv_window: int) -> None:
+        self.id = number
+        self.closed = 0
+        self.handler: Any = None
+        self.send_window = send_window
+        self.recv_window = recv_window
+        self.window = recv_window
+        self.unread = 0
+        self.credit = 0
+        self.stalled_at = 0.0
+        self.grows = False
+        self.pending: bytes | None = None
+        self.offset = 0
+        self.pending_end = False
+        self.trailers: Headers | None = None
+        self.got_head = False
+        self.length: int | None = None
+        self.bodiless = False
+
+
+class Listener(Protocol):
+    """Whom a connection tells what arrived. ``end`` is True when the peer's side of the stream is over."""
+
+    def on_request(self, stream: Stream, head: RequestHead, end: bool) -> None:
+        """Server: a request began."""
+
+    def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
+        """Client: the final answer began; interim ones are dropped."""
+
+    def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
+        """A piece of a body, at most a frame; may be empty when it only brings the end."""
+
+    def on_trailers(self, stream: Stream, headers: Headers) -> None:
+        """The trailers, and with them the end of the peer's side."""
+
+    def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
+        """The stream was cut off: by the peer, or (``local``) by us for a stream error.
+
+        ``unprocessed``: the peer has certainly not looked at the request (REFUSED_STREAM, or above GOAWAY).
+        """
+
+    def on_head_too_large(self, stream: Stream) -> None:
+        """Server: the header list is over ``Limits.header_list``. Answer 431; the stream is already reset-safe."""
+
+    def on_writable(self, stream: Stream) -> None:
+        """The pending piece has gone out; the next may follow."""
+
+    def on_settings(self) -> None:
+        """The peer's SETTINGS are in force (each time they come)."""
+
+    def on_capacity(self) -> None:
+        """Client: one more stream may be opened than before."""
+
+    def on_goaway(self, code: int, text: bytes) -> None:
+        """The peer takes no new streams. Those it did not process were told by ``on_reset`` before."""
+
+    def on_ping_ack(self, data: bytes) -> None:
+        """The peer answered our PING."""
+
+
+class Connection:
+    """The state of one connection and of its streams.
+
+    Attributes:
+        out: Frames waiting to be written.
+        fault: Set when the connection cannot go on; the GOAWAY is in ``out`` then.
+        peer_native: The native form that holds with this peer; 0 with anyone who is no Tieline.
+        draining: The peer said GOAWAY, or we did: no new streams.
+        paused: Set by the owner while the socket takes no more.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        client: bool,
+        limits: Limits,
+        clock: Callable[[], float],
+        native: bool = False,
+    ) -> None:
+        self.listener = listener
+        self.client = client
+        self.limits = limits
+        self.out: list[bytes] = []
+        self.streams: dict[int, Stream] = {}
+        self.fault: ConnectionFault | None = None
+        self.peer_native = 0
+        self.peer_connect_protocol = False
+        self.peer_max_streams = 100 if client else 0
+        self.got_settings = False
+        self.draining = False
+        self.paused = False
+        self.unread = 0
+        self._clock = clock
+        self._native = native
+        self._encoder = HeaderEncoder()
+        self._decoder = HeaderDecoder(limits.header_list_hard)
+        self._buffer = b""
+        self._next_id = 1 if client else 2
+        self._last_peer_id = 0
+        self._refuse_above = MAX_STREAM_ID
+        self._send_window = DEFAULT_WINDOW
+        self._peer_window = DEFAULT_WINDOW
+        self._peer_max_frame = DEFAULT_MAX_FRAME
+        self._recv_window = limits.connection_window
+        self._recv_owed = 0
+        self._held = 0
+        self._blocked: dict[int, Stream] = {}
+        self._block: tuple[int, int, list[bytes], int] | None = None
+        self._forgotten: dict[int, None] = {}
+        self._control = Budget(limits.control_burst, limits.control_rate, clock)
+        self._resets = Budget(limits.reset_burst, limits.reset_rate, clock)
+        self._need_preface = not client
+        self._open()
+
+    def _open(self) -> None:
+        limits = self.limits
+        values: dict[int, int] = {
+            Setting.MAX_HEADER_LIST_SIZE: limits.header_list,
+            Setting.INITIAL_WINDOW_SIZE: limits.stream_window,
+        }
+        if self.client:
+            self.out.append(PREFACE)
+            values[Setting.ENABLE_PUSH] = 0
+        else:
+            values[Setting.MAX_CONCURRENT_STREAMS] = limits.streams
+            values[Setting.ENABLE_CONNECT_PROTOCOL] = 1
+        if self._native:
+            values[Setting.NATIVE] = NATIVE_FORM
+        self.out.append(frames.settings(values))
+        self.out.append(frames.window_update(0, limits.connection_window - DEFAULT_WINDOW))
+
+    # ── out ────────────────────────────────────────────────────────────────────────────────────────
+    def take(self) -> bytes:
+        """Return everything that is to be written now."""
+        data = b"".join(self.out)
+        self.out.clear()
+        self._held = 0
+        return data
+
+    def pump(self) -> None:
+        """Let pending bodies go on; call when the socket takes more again, and after each ``take``."""
+        blocked = self._blocked
+        high_water = self.limits.held_out
+        while blocked and self._send_window > 0 and self._held < high_water and not self.paused:
+            number = next(iter(blocked))
+            stream = blocked.pop(number)
+            if stream.pending is None or stream.closed & LOCAL:
+                continue
+            if self._emit_pending(stream):
+                self._pending_gone(stream)
+            elif stream.send_window > 0:
+                blocked[number] = stream
+
+    @property
+    def can_open(self) -> bool:
+        """Whether the peer takes one more stream now."""
+        return len(self.streams) < self.peer_max_streams and not self.draining and self.fault is None
+
+    def send_request(self, pseudo: list[tuple[bytes, bytes, bool]], headers: Headers, *, end: bool) -> Stream:
+        """Open a stream. ``can_open`` must hold."""
+        number = self._next_id
+        self._next_id = number + 2
+        if self._next_id > MAX_STREAM_ID - 2:
+            self.draining = True
+        stream = self.streams[number] = Stream(number, self._peer_window, self.limits.stream_window)
+        stream.bodiless = pseudo[0][1] == b"HEAD"
+        self._put_block(stream, self._encoder.encode(pseudo, headers), end)
+        return stream
+
+    def send_response(self, stream: Stream, status: int, headers: Headers, *, end: bool) -> None:
+        """Answer a request. Harmless on a stream that is over."""
+        if not stream.closed & LOCAL:
+            block = self._encoder.encode([(b":status", b"%d" % status, False)], headers)
+            self._put_block(stream, block, end)
+
+    def send_trailers(self, stream: Stream, headers: Headers) -> None:
+        """End our side with trailers, after what is still pending."""
+        if stream.closed & LOCAL:
+            return
+        if stream.pending is not None:
+            stream.trailers = headers
+        elif headers:
+            self._put_block(stream, self._encoder.encode([], headers), True)
+        else:
+            self.send_data(stream, b"", end=True)
+
+    def send_data(self, stream: Stream, data: bytes, *, end: bool) -> bool:
+        """Send a piece of a body. Return False if some of it is pending: wait for ``on_writable`` then.
+
+        Nothing may be pending on the stream.
+        """
+        if stream.closed & LOCAL:
+            return True
+        size = len(data)
+        if (
+            size <= stream.send_window
+            and size <= self._send_window
+            and size <= self._peer_max_frame
+            and not self.paused
+            and self._held < self.limits.held_out
+        ):
+            stream.send_window -= size
+            self._send_window -= size
+            self._held += size
+            self.out.append(HEADER.pack(size >> 8, size & 255, DATA, END_STREAM if end else 0, stream.id))
+            if size:
+                self.out.append(data)
+            if end:
+                self._close_local(stream)
+            return True
+        stream.pending = data
+        stream.offset = 0
+        stream.pending_end = end
+        self._blocked[stream.id] = stream
+        self.pump()
+        return stream.pending is None
+
+    def reset(self, stream: Stream, code: int) -> None:
+        """Cut a stream off. Harmless on one that is over."""
+        if stream.closed != BOTH:
+            self.out.append(frames.rst_stream(stream.id, code))
+            self._forget(stream)
+
+    def consumed(self, stream: Stream, size: int) -> None:
+        """Give back ``size`` bytes that ``on_data`` delivered: they were read, or will never be."""
+        stream.unread -= size
+        self.unread -= size
+        if self._recv_owed and self.unread <= self.limits.unread:
+            self._return_connection_credit()
+        if stream.closed & REMOTE:
+            return
+        stream.credit += size
+        if stream.credit * 2 >= stream.window:
+            increment = stream.credit
+            if stream.recv_window * 4 <= stream.window:
+                stream.stalled_at = self._clock()
+            if stream.grows:
+                stream.grows = False
+                more = min(stream.window, self.limits.stream_window_max - stream.window)
+                stream.window += more
+                increment += more
+            stream.credit = 0
+            stream.recv_window += increment
+            self.out.append(frames.window_update(stream.id, increment))
+
+    def ping(self, data: bytes) -> None:
+        """Send a PING with eight bytes of ``data``."""
+        self.out.append(frames.frame(PING, 0, 0, data))
+
+    def announce_drain(self) -> None:
+        """Server: ask the peer to open no new streams; those already on their way are still served."""
+        self.out.append(frames.goaway(MAX_STREAM_ID, ErrorCode.NO_ERROR, "shutting down"))
+
+    def drain(self) -> None:
+        """Server: name the last stream that is served; later ones are refused as not processed."""
+        if self._refuse_above == MAX_STREAM_ID:
+            self.draining = True
+            self._refuse_above = self._last_peer_id
+            self.out.append(frames.goaway(self._last_peer_id, ErrorCode.NO_ERROR, "shutting down"))
+
+    def close(self, code: ErrorCode, text: str) -> None:
+        """Say goodbye; the owner closes the socket once ``out`` is written."""
+        if self.fault is None:
+            self.fault = ConnectionFault(code, text)
+            self.out.append(frames.goaway(self._last_peer_id, code, text))
+
+    def accept_upgrade(self, settings_payload: bytes) -> Stream:
+        """Server: begin after an HTTP/1.1 Upgrade with the client's HTTP2-Settings; return stream 1.
+
+        Raises:
+            ConnectionFault: The settings are none.
+        """
+        self._apply_settings(settings_payload)
+        self._last_peer_id = 1
+        stream = self.streams[1] = Stream(1, self._peer_window, self.limits.stream_window)
+        stream.got_head = True
+        stream.closed = REMOTE
+        return stream
+
+    # ── in ─────────────────────────────────────────────────────────────────────────────────────────
+    def receive(self, data: bytes) -> None:
+        """Take what arrived. After a fault everything is ignored."""
+        if self.fault is not None:
+            return
+        try:
+            self._receive(data)
+        except ConnectionFault as fault:
+            self.fault = fault
+            self.out.append(frames.goaway(self._last_peer_id, fault.code, fault.text))
+
+    def _receive(self, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        position = 0
+        size = len(data)
+        if self._need_preface:
+            if not PREFACE.startswith(data[: len(PREFACE)]):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
+            if size < len(PREFACE):
+                self._buffer = data
+                return
+            position = len(PREFACE)
+            self._need_preface = False
+        unpack = HEADER.unpack_from
+        while size - position >= 9:
+            high, low, kind, flags, number = unpack(data, position)
+            length = high << 8 | low
+            if length > DEFAULT_MAX_FRAME:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes")
+            start = position + 9
+            end = start + length
+            if end > size:
+                break
+            position = end
+            number &= 0x7FFFFFFF
+            if self._block is not None and kind != CONTINUATION:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "header block interrupted")
+            if kind == DATA:
+                self._on_data(number, flags, data[start:end])
+            elif kind == HEADERS:
+                self._on_headers(number, flags, data[start:end])
+            else:
+                self._on_other(kind, number, flags, data[start:end])
+        if position < size:
+            self._buffer = data[position:]
+
+    def _on_data(self, number: int, flags: int, payload: bytes) -> None:
+        size = len(payload)
+        if not number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on stream 0")
+        self._recv_window -= size
+        if self._recv_window < 0:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "connection window overrun")
+        self._recv_owed += size
+        if self._recv_owed * 4 >= self.limits.connection_window and self.unread <= self.limits.unread:
+            self._return_connection_credit()
+        stream = self.streams.get(number)
+        if stream is None:
+            self._on_closed_stream(number, "DATA")
+            return
+        if stream.closed & REMOTE:
+            self._stream_error(stream, ErrorCode.STREAM_CLOSED)
+            return
+        stream.recv_window -= size
+        if stream.recv_window < 0:
+            self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR)
+            return
+        if stream.stalled_at:
+            stream.grows = self._clock() - stream.stalled_at > 0.002
+            stream.stalled_at = 0.0
+        if flags & PADDED:
+            if not size or payload[0] >= size:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
+            padding = payload[0] + 1
+            payload = payload[1 : size - payload[0]]
+            self.unread += padding
+            stream.unread += padding
+            self.consumed(stream, padding)
+            size -= padding
+        end = flags & END_STREAM
+        if not size and not end:
+            self._spend_control("empty DATA frames")
+            return
+        if not stream.got_head:
+            self._stream_error(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        if stream.length is not None:
+            stream.length -= size
+            if stream.length < 0 or (end and stream.length and not stream.bodiless):
+                self._stream_error(stream, ErrorCode.PROTOCOL_ERROR)
+                return
+        stream.unread += size
+        self.unread += size
+        if end:
+            self._close_remote(stream)
+        self.listener.on_data(stream, payload, bool(end))
+
+    def _on_headers(self, number: int, flags: int, payload: bytes) -> None:
+        if not number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+        start = 0
+        end = len(payload)
+        if flags & (PADDED | PRIORITY_FLAG):
+            if flags & PADDED:
+                if not payload:
+                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without padding length")
+                start = 1
+                end -= payload[0]
+            if flags & PRIORITY_FLAG:
+                start += 5
+            if start > end:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
+            if flags & PRIORITY_FLAG:
+                self._check_priority(number, payload[start - 5 : start])
+            payload = payload[start:end]
+        if flags & END_HEADERS:
+            self._on_block(number, flags, payload)
+        else:
+            self._block = (number, flags, [payload], len(payload))
+
+    def _on_continuation(self, number: int, flags: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        _, first_flags, pieces, size = self._block
+        pieces.append(payload)
+        size += len(payload)
+        if len(pieces) > self.limits.continuations + 1 or size > self.limits.header_list_hard:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header block too long")
+        if flags & END_HEADERS:
+            self._block = None
+            self._on_block(number, first_flags, b"".join(pieces))
+        else:
+            self._block = (number, first_flags, pieces, size)
+
+    def _on_block(self, number: int, flags: int, block: bytes) -> None:
+        try:
+            fields = self._decoder.decode(block)
+        except BlockTooLarge as error:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
+        except BadBlock as error:
+            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from error
+        end = bool(flags & END_STREAM)
+        stream = self.streams.get(number)
+        if stream is None:
+            if self.client or not number & 1 or number <= self._last_peer_id:
+                self._on_closed_stream(number, "HEADERS")
+                return
+            stream = self._accept(number)
+            if stream is None:
+                return
+        elif stream.closed & REMOTE:
+            self._stream_error(stream, ErrorCode.STREAM_CLOSED)
+            return
+        try:
+            if stream.got_head:
+                self._trailers(stream, fields, end)
+            elif self._too_large(fields):
+                self._head_too_large(stream, end)
+            elif self.client:
+                self._response(stream, fields, end)
+            else:
+                self._request(stream, fields, end)
+        except Malformed:
+            self._stream_error(stream, ErrorCode.PROTOCOL_ERROR)
+
+    def _accept(self, number: int) -> Stream | None:
+        """Open the peer's new stream, or refuse it as not processed."""
+        self._last_peer_id = number
+        if number > self._refuse_above or len(self.streams) >= self.limits.streams:
+            self.out.append(frames.rst_stream(number, ErrorCode.REFUSED_STREAM))
+            self._remember(number)
+            if len(self.streams) >= self.limits.streams:
+                self._spend_reset()
+            return None
+        stream = self.streams[number] = Stream(number, self._peer_window, self.limits.stream_window)
+        return stream
+
+    def _request(self, stream: Stream, fields: list[tuple[bytes, bytes, bool]], end: bool) -> None:
+        head = read_request(fields)
+        stream.got_head = True
+        stream.length = head.length
+        if end:
+            if head.length:
+                raise Malformed("content-length without a body")
+            self._close_remote(stream)
+        self.listener.on_request(stream, head, end)
+
+    def _response(self, stream: Stream, fields: list[tuple[bytes, bytes, bool]], end: bool) -> None:
+        status, headers, length = read_response(fields)
+        if status < 200:
+            if end or status == 101:
+                raise Malformed("interim answer ends the stream")
+            self._spend_control("interim answers")
+            return
+        stream.got_head = True
+        stream.length = length
+        if status in (204, 304):
+            stream.bodiless = True
+        if end:
+            if length and not stream.bodiless:
+                raise Malformed("content-length without a body")
+            self._close_remote(stream)
+        self.listener.on_response(stream, status, headers, end)
+
+    def _trailers(self, stream: Stream, fields: list[tuple[bytes, bytes, bool]], end: bool) -> None:
+        if not end:
+            raise Malformed("second header block does not end the stream")
+        if stream.length and not stream.bodiless:
+            raise Malformed("body shorter than its content-length")
+        headers = [(name, value) for name, value, _ in fields]
+        try:
+            check_h2_fields(headers)
+        except ValueError as error:
+            raise Malformed(str(error)) from error
+        self._close_remote(stream)
+        self.listener.on_trailers(stream, headers)
+
+    def _too_large(self, fields: list[tuple[bytes, bytes, bool]]) -> bool:
+        limit = self.limits.header_list
+        count = len(fields)
+        if count * MAX_ENTRY <= limit:
+            return False
+        return sum([len(name) + len(value) for name, value, _ in fields]) + 32 * count > limit
+
+    def _head_too_large(self, stream: Stream, end: bool) -> None:
+        if self.client:
+            self._stream_error(stream, ErrorCode.ENHANCE_YOUR_CALM)
+            return
+        stream.got_head = True
+        if end:
+            self._close_remote(stream)
+        self.listener.on_head_too_large(stream)
+
+    def _on_other(self, kind: int, number: int, flags: int, payload: bytes) -> None:
+        if kind == WINDOW_UPDATE:
+            self._on_window_update(number, payload)
+        elif kind == SETTINGS:
+            self._on_settings(number, flags, payload)
+        elif not self.got_settings:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "first frame is no SETTINGS")
+        elif kind == PING:
+            self._on_ping(number, flags, payload)
+        elif kind == RST_STREAM:
+            self._on_rst_stream(number, payload)
+        elif kind == CONTINUATION:
+            self._on_continuation(number, flags, payload)
+        elif kind == GOAWAY:
+            self._on_goaway(number, payload)
+        elif kind == PRIORITY:
+            self._on_priority(number, payload)
+        elif kind == PUSH_PROMISE:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE")
+        else:
+            self._spend_control("unknown frames")
+
+    def _on_window_update(self, number: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
+        increment = int.from_bytes(payload, "big") & MAX_WINDOW
+        if not number:
+            if not increment:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            self._send_window += increment
+            if self._send_window > MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "connection window too large")
+            if self._blocked:
+                self.pump()
+            return
+        stream = self.streams.get(number)
+        if stream is None:
+            if self._is_idle(number):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+            return
+        if not increment:
+            self._stream_error(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        stream.send_window += increment
+        if stream.send_window > MAX_WINDOW:
+            self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR)
+        elif stream.pending is not None:
+            self._blocked[number] = stream
+            self.pump()
+
+    def _on_settings(self, number: int, flags: int, payload: bytes) -> None:
+        if number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & ACK:
+            if payload:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with content")
+            return
+        self._spend_control("SETTINGS frames")
+        self._apply_settings(payload)
+        self.out.append(frames.frame(SETTINGS, ACK, 0, b""))
+        self.got_settings = True
+        self.listener.on_settings()
+
+    def _apply_settings(self, payload: bytes) -> None:
+        if len(payload) % 6:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
+        for at in range(0, len(payload), 6):
+            key = int.from_bytes(payload[at : at + 2], "big")
+            value = int.from_bytes(payload[at + 2 : at + 6], "big")
+            if key == Setting.INITIAL_WINDOW_SIZE:
+                self._resize_windows(value)
+            elif key == Setting.MAX_FRAME_SIZE:
+                if not DEFAULT_MAX_FRAME <= value < 2**24:
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
+                self._peer_max_frame = min(value, 65536)
+            elif key == Setting.MAX_CONCURRENT_STREAMS:
+                self.peer_max_streams = value
+            elif key == Setting.HEADER_TABLE_SIZE:
+                self._encoder.resize(value)
+            elif key == Setting.ENABLE_PUSH:
+                if value > 1 or (value and self.client):
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
+            elif key == Setting.ENABLE_CONNECT_PROTOCOL:
+                if value > 1:
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_CONNECT_PROTOCOL {value}")
+                self.peer_connect_protocol = bool(value)
+            elif key == Setting.NATIVE and self._native:
+                self.peer_native = min(value, NATIVE_FORM)
+
+    def _resize_windows(self, value: int) -> None:
+        if value > MAX_WINDOW:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE too large")
+        change = value - self._peer_window
+        self._peer_window = value
+        for stream in list(self.streams.values()):
+            stream.send_window += change
+            if stream.send_window > MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "stream window too large")
+            if stream.pending is not None:
+                self._blocked[stream.id] = stream
+        self.pump()
+
+    def _on_ping(self, number: int, flags: int, payload: bytes) -> None:
+        if number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        if len(payload) != 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING of a wrong size")
+        if flags & ACK:
+            self.listener.on_ping_ack(payload)
+        else:
+            self._spend_control("PING frames")
+            self.out.append(frames.frame(PING, ACK, 0, payload))
+
+    def _on_rst_stream(self, number: int, payload: bytes) -> None:
+        if not number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on stream 0")
+        if len(payload) != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of a wrong size")
+        stream = self.streams.get(number)
+        if stream is None:
+            if self._is_idle(number):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+            return
+        if not self.client:
+            self._spend_reset()
+        code = int.from_bytes(payload, "big")
+        self._drop(stream)
+        refused = self.client and code == ErrorCode.REFUSED_STREAM
+        self.listener.on_reset(stream, code, local=False, unprocessed=refused)
+        self._freed()
+
+    def _on_goaway(self, number: int, payload: bytes) -> None:
+        if number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if len(payload) < 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of a wrong size")
+        self._spend_control("GOAWAY frames")
+        last = int.from_bytes(payload[:4], "big") & MAX_STREAM_ID
+        code = int.from_bytes(payload[4:8], "big")
+        if self.client:
+            self.draining = True
+            for stream in [stream for stream in self.streams.values() if stream.id > last]:
+                self._drop(stream)
+                self.listener.on_reset(stream, ErrorCode.REFUSED_STREAM, local=False, unprocessed=True)
+        self.listener.on_goaway(code, payload[8:])
+
+    def _on_priority(self, number: int, payload: bytes) -> None:
+        if not number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        self._spend_control("PRIORITY frames")
+        if len(payload) != 5:
+            stream = self.streams.get(number)
+            if stream is None:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
+            self._stream_error(stream, ErrorCode.FRAME_SIZE_ERROR)
+            return
+        self._check_priority(number, payload)
+
+    def _check_priority(self, number: int, payload: bytes) -> None:
+        """Priorities are checked and then ignored (RFC 9113 §5.3.2); a stream cannot depend on itself."""
+        if int.from_bytes(payload[:4], "big") & MAX_STREAM_ID == number:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "stream depends on itself")
+
+    # ── streams ────────────────────────────────────────────────────────────────────────────────────
+    def _put_block(self, stream: Stream, block: bytes, end: bool) -> None:
+        size = len(block)
+        flags = END_STREAM if end else 0
+        if size <= self._peer_max_frame:
+            self.out.append(HEADER.pack(size >> 8, size & 255, HEADERS, flags | END_HEADERS, stream.id))
+            self.out.append(block)
+        else:
+            step = self._peer_max_frame
+            self.out.append(frames.frame(HEADERS, flags, stream.id, block[:step]))
+            for at in range(step, size, step):
+                last = END_HEADERS if at + step >= size else 0
+                self.out.append(frames.frame(CONTINUATION, last, stream.id, block[at : at + step]))
+        if end:
+            self._close_local(stream)
+
+    def _emit_pending(self, stream: Stream) -> bool:
+        """Put out one frame of what is pending; True when it has all gone."""
+        data = stream.pending
+        assert data is not None
+        left = len(data) - stream.offset
+        size = min(left, stream.send_window, self._send_window, self._peer_max_frame)
+        if size < left and size <= 0:
+            return False
+        piece = data[stream.offset : stream.offset + size]
+        last = size == left
+        end = last and stream.pending_end
+        self.out.append(HEADER.pack(size >> 8, size & 255, DATA, END_STREAM if end else 0, stream.id))
+        self.out.append(piece)
+        stream.offset += size
+        stream.send_window -= size
+        self._send_window -= size
+        self._held += size
+        return last
+
+    def _pending_gone(self, stream: Stream) -> None:
+        stream.pending = None
+        if stream.pending_end:
+            self._close_local(stream)
+        elif stream.trailers is not None:
+            trailers, stream.trailers = stream.trailers, None
+            self.send_trailers(stream, trailers)
+        self.listener.on_writable(stream)
+
+    def _close_local(self, stream: Stream) -> None:
+        stream.closed |= LOCAL
+        if stream.closed == BOTH:
+            del self.streams[stream.id]
+            self._freed()
+
+    def _close_remote(self, stream: Stream) -> None:
+        stream.closed |= REMOTE
+        if stream.closed == BOTH:
+            del self.streams[stream.id]
+            self._freed()
+
+    def _drop(self, stream: Stream) -> None:
+        stream.closed = BOTH
+        stream.pending = None
+        self.streams.pop(stream.id, None)
+        self._blocked.pop(stream.id, None)
+
+    def _forget(self, stream: Stream) -> None:
+        self._drop(stream)
+        self._remember(stream.id)
+        self._freed()
+
+    def _remember(self, number: int) -> None:
+        forgotten = self._forgotten
+        forgotten[number] = None
+        if len(forgotten) > self.limits.forgotten:
+            del forgotten[next(iter(forgotten))]
+
+    def _freed(self) -> None:
+        if self.client:
+            self.listener.on_capacity()
+
+    def _stream_error(self, stream: Stream, code: ErrorCode) -> None:
+        """Reset a stream for what the peer did; too many of them end the connection."""
+        self._spend_reset()
+        self.out.append(frames.rst_stream(stream.id, code))
+        self._drop(stream)
+        self._remember(stream.id)
+        self.listener.on_reset(stream, code, local=True, unprocessed=False)
+        self._freed()
+
+    def _on_closed_stream(self, number: int, what: str) -> None:
+        """A frame for a stream that is not open: late, or an error."""
+        if self._is_idle(number):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} on an idle stream")
+        if number in self._forgotten:
+            return
+        if what == "DATA":
+            self._spend_reset()
+            self.out.append(frames.rst_stream(number, ErrorCode.STREAM_CLOSED))
+            self._remember(number)
+            return
+        raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"{what} on a closed stream")
+
+    def _is_idle(self, number: int) -> bool:
+        if bool(number & 1) == self.client:
+            return number >= self._next_id
+        return number > self._last_peer_id
+
+    def _return_connection_credit(self) -> None:
+        self.out.append(frames.window_update(0, self._recv_owed))
+        self._recv_window += self._recv_owed
+        self._recv_owed = 0
+
+    def _spend_control(self, what: str) -> None:
+        if not self._control.spend():
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"too many {what}")
+
+    def _spend_reset(self) -> None:
+        if not self._resets.spend():
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many streams reset")
+
+
+def pseudo_request(
+    method: bytes, path: bytes, authority: bytes, *, scheme: bytes = b"http"
+) -> list[tuple[bytes, bytes, bool]]:
+    """Return the pseudo-headers of a request, as ``Connection.send_request`` takes them."""
+    return [
+        (b":method", method, False),
+        (b":path", path, False),
+        (b":scheme", scheme, False),
+        (b":authority", authority, False),
+    ]
+
+
+def settings_of(values: Mapping[int, int]) -> bytes:
+    """Return the payload of a SETTINGS frame, as ``HTTP2-Settings`` carries it in base64url."""
+    return frames.settings(values)[9:]
