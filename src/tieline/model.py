@@ -159,6 +159,7 @@ class Invocation:
         verb: HTTP verb as it will reach the app, e.g. ``b"POST"``.
         method: Path below ``/method/``, percent-decoded and normalised on entry to each sidecar; with a
             leading slash only if the caller doubled it (H-35). Bytes, since it need not be UTF-8.
+        encoded: The method percent-encoded, as it is written into a URL.
         query: Raw query without the question mark, ``b""`` if none.
         headers: End-to-end fields; no ``host``, ``content-length`` or hop-by-hop fields.
         body: Whole, or a stream.
@@ -167,13 +168,14 @@ class Invocation:
         record: What happened to the call so far.
     """
 
-    __slots__ = ("body", "headers", "length", "method", "query", "record", "target", "verb")
+    __slots__ = ("body", "encoded", "headers", "length", "method", "query", "record", "target", "verb")
 
     def __init__(
         self,
         target: Target,
         verb: bytes,
         method: bytes,
+        encoded: bytes,
         query: bytes,
         headers: Headers,
         body: AnyBody,
@@ -183,6 +185,7 @@ class Invocation:
         self.target = target
         self.verb = verb
         self.method = method
+        self.encoded = encoded
         self.query = query
         self.headers = headers
         self.body = body

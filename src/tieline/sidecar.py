@@ -17,6 +17,7 @@ from tieline.api.http.health import Health
 from tieline.api.http.invoke import Invoke
 from tieline.api.http.metadata import Metadata
 from tieline.api.http.server import HttpApi
+from tieline.api.http.tracing import Tracer
 from tieline.app.channel import AppChannel
 from tieline.app.http_channel import HttpChannel
 from tieline.app.start import ask_config, wait_for_port
@@ -158,20 +159,26 @@ class Sidecar:
             ],
             namespace=settings.namespace,
             knows_namespaces=spec is None or not spec.component,
-            drop_token=settings.api_token is not None,
         )
         self._dispatch = Dispatch(
             app_id=settings.app_id, namespace=settings.namespace, local=Local(self._channel, own), peer=peer
         )
         observe = Observe(self._observe)
         path = outbound(observe=observe, attempts=Attempts(), end=self._dispatch)
+        tracer = Tracer(enabled=not self._configuration.tracing.off, new_ids=IdSource())
         return HttpApi(
-            invoke=Invoke(path, observe, app_id=settings.app_id, namespace=settings.namespace),
+            invoke=Invoke(
+                path,
+                observe,
+                tracer,
+                app_id=settings.app_id,
+                namespace=settings.namespace,
+                drop_token=settings.api_token is not None,
+            ),
             health=self._health,
             metadata=self._metadata,
             shutdown=self._shutdown_asked,
-            tracing=not self._configuration.tracing.off,
-            new_ids=IdSource(),
+            tracer=tracer,
         )
 
     # ── start ──────────────────────────────────────────────────────────────────────────────────────

@@ -57,8 +57,6 @@ class GunzippedBody:
 
 def unpack_unasked(reply: Reply, verb: bytes, request: Headers) -> None:
     """Unpack a gzip answer in place if its request named no coding, no range, and is not HEAD."""
-    if not any(name == b"content-encoding" and value.lower() == b"gzip" for name, value in reply.headers):
-        return
     if verb == b"HEAD" or reply.status == 206 or any(name in (b"accept-encoding", b"range") for name, _ in request):
         return
     reply.headers = [field for field in reply.headers if field[0] != b"content-encoding"]

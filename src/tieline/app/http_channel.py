@@ -15,29 +15,61 @@ from tieline.errors import (
     BadRequest,
     PeerLost,
     PeerUnreachable,
+    TielineError,
     TooLarge,
 )
 from tieline.model import AnyBody, Headers, Invocation, Reply
 from tieline.net.dial import dial_text
-from tieline.net.http1_client import Http1Pool, Unanswered
+from tieline.net.http1_client import Http1Client, Http1Pool, Unanswered
+from tieline.net.http2_client import ClientExchange
 from tieline.net.http2_pool import Http2Pool
 from tieline.resiliency.again import IDEMPOTENT
 from tieline.wire import headers as fields
-from tieline.wire.http2.connection import pseudo_request
-from tieline.wire.method_path import app_path, check_percent
+from tieline.wire.http2.connection import request_fields
+from tieline.wire.http2.hpack import Fields
+from tieline.wire.method_path import check_percent
 
 MAX_ANSWER_HEAD: Final = 65536
 """Longest head of an answer, in bytes; more if the read buffer is larger (H-113)."""
+_BODILESS: Final = frozenset([b"GET", b"HEAD", b"DELETE", b"OPTIONS"])
+_PERCENT: Final = 0x25
 CONNECT_TIMEOUT_S: Final = 30.0
 TLS_CONNECT_TIMEOUT_S: Final = 40.0
 """Connect (30 s) and handshake (10 s) together."""
 
 
-class Transport(Protocol):
-    """Sends one request to the app. Raises as ``AppChannel.call`` does, with texts that need ``Post "url": ``."""
+class Exchange(Protocol):
+    """A request that is on its way."""
 
-    async def send(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Reply: ...
-    def close(self) -> None: ...
+    answer: asyncio.Future[Reply]
+
+    def cancel(self) -> None:
+        """Whoever awaited the answer is gone."""
+
+
+class Transport(Protocol):
+    """Connections to the app, of one protocol."""
+
+    def begin(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Exchange | None:
+        """Send a request on a connection that is there; ``None`` if one must be opened first.
+
+        Raises:
+            ValueError: The request cannot be written safely; nothing was sent.
+        """
+        ...
+
+    async def open(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Exchange:
+        """Open a connection, or wait for one, and send the request.
+
+        Raises:
+            AppUnreachable: There is none to be had.
+            ValueError: As ``begin``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of idle connections."""
+        ...
 
 
 class HttpChannel:
@@ -77,10 +109,12 @@ class HttpChannel:
 
     async def call(self, call: Invocation, identity: Headers) -> Reply:
         """See ``AppChannel``."""
-        problem = check_percent(call.method, self._base, call.query)
-        if problem is not None:
-            raise BadRequest(problem, hint="write a literal percent sign in a path as %25 followed by two hex digits")
-        target = app_path(call.method)
+        encoded = call.encoded
+        if _PERCENT in encoded:
+            problem = check_percent(call.method, self._base, call.query)
+            if problem is not None:
+                raise BadRequest(problem, hint="write a literal percent sign as %25 followed by two hex digits")
+        target = encoded if encoded.startswith(b"/") else b"/" + encoded
         if call.query:
             target += b"?" + call.query
         headers = fields.to_app(call.headers, identity, app_token=self._token)
@@ -92,16 +126,32 @@ class HttpChannel:
             record.waited_s = perf_counter() - waited_from
         began = perf_counter()
         try:
-            reply = await self._transport.send(call.verb, target, headers, call.body, call.length)
+            exchange = self._transport.begin(call.verb, target, headers, call.body, call.length)
+            if exchange is None:
+                exchange = await self._transport.open(call.verb, target, headers, call.body, call.length)
+            try:
+                reply = await exchange.answer
+            except asyncio.CancelledError:
+                exchange.cancel()
+                raise
+            except Unanswered as error:
+                if not error.again or call.verb not in IDEMPOTENT or not isinstance(call.body, bytes):
+                    raise
+                exchange = await self._transport.open(call.verb, target, headers, call.body, call.length)
+                reply = await exchange.answer
         except BaseException as error:
             if slots is not None:
                 slots.release()
-            if isinstance(error, (AppUnreachable, AppBroken, TooLarge)):
-                error.text = self._explain(call.verb, target, error.text)
-            raise
+            explained = self._explained(error, call.verb, target)
+            if explained is None:
+                raise
+            raise explained from error
         record.app_s = perf_counter() - began
-        reply.headers = fields.from_app(reply.headers)
-        unpack_unasked(reply, call.verb, call.headers)
+        reply.headers = kept = fields.from_app(reply.headers)
+        for name, value in kept:
+            if name == b"content-encoding" and value.lower() == b"gzip":
+                unpack_unasked(reply, call.verb, call.headers)
+                break
         if slots is not None:
             if isinstance(reply.body, bytes):
                 slots.release()
@@ -109,9 +159,21 @@ class HttpChannel:
                 reply.body = HeldBody(reply.body, slots)
         return reply
 
-    def _explain(self, verb: bytes, target: bytes, text: str) -> str:
-        """Say it as Go's HTTP client does, which users and their tests know (H-85)."""
-        return f'{verb.decode("latin-1").capitalize()} "{self._base}{target.decode("latin-1")}": {text}'
+    def _explained(self, error: BaseException, verb: bytes, target: bytes) -> TielineError | None:
+        """Return the failure in the words of Go's HTTP client, which users and their tests know (H-85)."""
+        if isinstance(error, ValueError):
+            return BadRequest(f"a header cannot be sent to the app: {error}")
+        if isinstance(error, (Unanswered, PeerLost)):
+            failure: TielineError = AppBroken(error.text, hint=_CLOSED_HINT)
+        elif isinstance(error, PeerUnreachable):
+            failure = AppUnreachable(error.text, hint=error.hint)
+        elif isinstance(error, (AppUnreachable, AppBroken, TooLarge)):
+            failure = error
+        else:
+            return None
+        shown = f"{self._base}{target.decode('latin-1')}"
+        failure.text = f'{verb.decode("latin-1").capitalize()} "{shown}": {failure.text}'
+        return failure
 
     async def aclose(self) -> None:
         """See ``AppChannel``."""
@@ -125,32 +187,38 @@ class _Http1Transport:
         self._pool = pool
         self._shown = shown
 
-    async def send(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Reply:
-        again = verb in IDEMPOTENT and isinstance(body, bytes)
-        while True:
-            connection = self._pool.idle(checked=not again)
-            if connection is None:
-                try:
-                    connection = await self._pool.open()
-                except OSError as error:
-                    raise _unreachable(error, self._shown) from error
-            try:
-                answer = connection.send(verb, target, headers, body, length)
-            except ValueError as error:
-                self._pool.give_back(connection, reusable=True)
-                raise BadRequest(f"a header cannot be sent to the app: {error}") from error
-            try:
-                return await answer
-            except Unanswered as error:
-                if again and error.again:
-                    again = False
-                    continue
-                raise AppBroken(error.text, hint=_CLOSED_HINT) from error
-            except asyncio.CancelledError:
-                connection.cancel()
-                raise
+    def begin(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> Http1Client | None:
+        """See ``Transport``."""
+        checked = verb not in IDEMPOTENT or not isinstance(body, bytes)
+        connection = self._pool.idle(checked=checked)
+        if connection is not None:
+            self._send(connection, verb, target, headers, body, length)
+        return connection
+
+    async def open(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> Http1Client:
+        """See ``Transport``."""
+        try:
+            connection = await self._pool.open()
+        except OSError as error:
+            raise _unreachable(error, self._shown) from error
+        self._send(connection, verb, target, headers, body, length)
+        return connection
+
+    def _send(
+        self, connection: Http1Client, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> None:
+        try:
+            connection.send(verb, target, headers, body, length)
+        except ValueError:
+            self._pool.give_back(connection, reusable=True)
+            raise
 
     def close(self) -> None:
+        """See ``Transport``."""
         self._pool.close()
 
 
@@ -165,19 +233,30 @@ class _Http2Transport:
         self._address = (address, port)
         self._authority = authority
 
-    async def send(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Reply:
-        try:
-            connection = await self._pool.connection(*self._address)
-            if length or (length == 0 and verb not in (b"GET", b"HEAD", b"DELETE", b"OPTIONS")):
-                headers = [*headers, (b"content-length", b"%d" % length)]
-            reply = await connection.request(pseudo_request(verb, target, self._authority), headers, body)
-        except PeerUnreachable as error:
-            raise AppUnreachable(error.text, hint=error.hint) from error
-        except PeerLost as error:
-            raise AppBroken(error.text, hint=_CLOSED_HINT) from error
-        return reply
+    def _fields(self, verb: bytes, target: bytes, headers: Headers, length: int | None) -> Fields:
+        if length or (length == 0 and verb not in _BODILESS):
+            headers = [*headers, (b"content-length", b"%d" % length)]
+        return request_fields(verb, target, self._authority, headers)
+
+    def begin(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> ClientExchange | None:
+        """See ``Transport``."""
+        connection = self._pool.ready(self._address)
+        if connection is None:
+            return None
+        return connection.begin_request(self._fields(verb, target, headers, length), body)
+
+    async def open(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> ClientExchange:
+        """See ``Transport``."""
+        connection = await self._pool.connection(*self._address)
+        await connection.wait_turn()
+        return connection.begin_request(self._fields(verb, target, headers, length), body)
 
     def close(self) -> None:
+        """See ``Transport``."""
         self._pool.close()
 
 

@@ -62,10 +62,9 @@ async def ask_config(channel: AppChannel, app_id: str, namespace: str) -> None:
     """
     record = CallRecord()
     record.started = perf_counter()
-    call = Invocation(
-        Target(app_id, namespace, app_id), b"GET", b"dapr/config", b"", [(b"content-type", b"application/json")], b"",
-        0, record,
-    )  # fmt: skip
+    target = Target(app_id, namespace, app_id)
+    headers = [(b"content-type", b"application/json")]
+    call = Invocation(target, b"GET", b"dapr/config", b"dapr/config", b"", headers, b"", 0, record)
     try:
         reply = await channel.call(call, [(b"dapr-app-id", app_id.encode())])
     except TielineError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 
 class Child:
@@ -106,6 +107,53 @@ class Child:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):  # macOS says the second of a group of zombies
             return
+
+
+class Guard:
+    """Asks processes to stop if this one is killed before it could do so itself.
+
+    A shell that reads from a pipe of ours: if the pipe ends without a word, we are gone. Where there is no such shell
+    there is no guard. Asking the kernel (PR_SET_PDEATHSIG) would mean running Python between fork and exec.
+    """
+
+    _SCRIPT: Final = (
+        "while read -r word; do"
+        ' case $word in done) exit;; *) groups="$groups $word";; esac; '
+        "done; for group in $groups; do kill -s TERM -- -$group; done"
+    )
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        if sys.platform == "win32":
+            return
+        with contextlib.suppress(OSError):
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", self._SCRIPT, "tieline-guard"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def watch(self, child: Child) -> None:
+        """Stop this child, too, if we are killed."""
+        self._say(str(child.pid))
+
+    def release(self) -> None:
+        """Nothing is left to stop. Idempotent."""
+        self._say("done")
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            process.wait()
+
+    def _say(self, word: str) -> None:
+        if self._process is None or self._process.stdin is None:
+            return
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(f"{word}\n".encode("ascii"))
+            self._process.stdin.flush()
 
 
 def _group_is_empty(group: int) -> bool:

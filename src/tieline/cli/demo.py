@@ -17,11 +17,11 @@ from typing import Final, NamedTuple, Self
 
 import click
 
-from tieline.cli.children import Child, describe
+from tieline.cli.children import Child, Guard, describe
 from tieline.cli.console import Console
 from tieline.cli.ports import HeldPort
 from tieline.cli.supervise import POLL_S, SIDECAR_COMMAND
-from tieline.cli.wait import is_listening, probe_outbound
+from tieline.cli.wait import is_listening, probe_health
 
 START_TIMEOUT_S: Final = 15.0
 CALL_TIMEOUT_S: Final = 15.0
@@ -33,7 +33,8 @@ LINES_SHOWN: Final = 5
 """Last lines of a log that are shown when something did not start."""
 BODY: Final = '{"arg1": 10, "arg2": 23}'
 JSON_TYPE: Final = "application/json"
-_TOLD: Final = ("tieline-cause", "tieline-hop", "tieline-hint")
+_TOLD: Final = {"tieline-cause": "why?", "tieline-hop": "where?", "tieline-hint": "what to do?"}
+"""Headers that explain a failure, and the question that each answers."""
 
 
 class DemoFailed(Exception):
@@ -85,6 +86,7 @@ def demo(console: Console, *, keep: bool = False, sidecar_command: Sequence[str]
     """Run the demo in the main thread; return 0 if all answers were right, else 1."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        console.info("Starting the app mathService, its sidecar, and the sidecar of a caller.\n")
         with _Stage(sidecar_command) as stage:
             stage.bring_up()
             right = [_show(console, number, step, stage.http_port) for number, step in enumerate(STEPS, 1)]
@@ -117,6 +119,7 @@ class _Stage:
         self._sidecar_command = tuple(sidecar_command)
         self._folder = tempfile.TemporaryDirectory(prefix="tieline-demo-")
         self._children: list[Child] = []
+        self._guard = Guard()
         self._ports = [HeldPort() for _ in range(7)]
         self._app_port, *self._callee_ports = [port.number for port in self._ports[:4]]
         self._caller_ports = [port.number for port in self._ports[4:]]
@@ -140,6 +143,7 @@ class _Stage:
             for child in self._children:
                 child.kill()
                 child.wait(STOP_TIMEOUT_S)
+            self._guard.release()
             for port in self._ports:
                 port.release()
             self._folder.cleanup()
@@ -156,8 +160,8 @@ class _Stage:
         callee = self._start_sidecar("mathService", self._callee_ports, "--app-port", str(self._app_port))
         caller = self._start_sidecar("caller", self._caller_ports)
         self._wait_for(app, "app", lambda: is_listening(("127.0.0.1", self._app_port)))
-        self._wait_for(callee, "mathService", lambda: _takes_calls(self._callee_ports[0]))
-        self._wait_for(caller, "caller", lambda: _takes_calls(self._caller_ports[0]))
+        self._wait_for(callee, "mathService", lambda: _is_up(self._callee_ports[0]))
+        self._wait_for(caller, "caller", lambda: _is_up(self._caller_ports[0]))
 
     def _start_sidecar(self, app_id: str, ports: Sequence[int], *more: str) -> Child:
         http_port, grpc_port, internal_port = map(str, ports)
@@ -176,6 +180,7 @@ class _Stage:
         except OSError as error:
             raise DemoFailed(f"{command[0]} could not be started: {error}") from error
         self._children.append(child)
+        self._guard.watch(child)
         return child
 
     def _wait_for(self, child: Child, name: str, is_up: Callable[[], bool]) -> None:
@@ -196,8 +201,8 @@ class _Stage:
         return Path(self._folder.name) / f"{name}.log"
 
 
-def _takes_calls(http_port: int) -> bool:
-    return probe_outbound(("127.0.0.1", http_port)) is None
+def _is_up(http_port: int) -> bool:
+    return probe_health(("127.0.0.1", http_port)) is None
 
 
 def _show(console: Console, number: int, step: Step, http_port: int) -> bool:
@@ -213,7 +218,7 @@ def _show(console: Console, number: int, step: Step, http_port: int) -> bool:
         return False
     console.plain(f"   {answer.status} {answer.body.strip()}  ({answer.took_s * 1000:.1f} ms)")
     for name, value in answer.told.items():
-        console.plain(f"   {name}: {value}")
+        console.plain(f"   {_TOLD[name]:12} {name}: {value}")
     console.plain("")
     return _is_right(step, answer)
 

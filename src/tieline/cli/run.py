@@ -9,6 +9,8 @@ import click
 
 from tieline.cli.console import Console
 from tieline.cli.supervise import Plan, Ports, supervise
+from tieline.config.flags import Effect
+from tieline.config.options import OPTIONS
 
 _ADJECTIVES: Final = (
     *("amber", "brave", "calm", "dusty", "eager", "fuzzy", "gentle", "hardy", "ivory", "jolly", "keen", "lucky"),
@@ -30,8 +32,8 @@ _PASSED: Final[tuple[tuple[str, str, str], ...]] = (
     ("app-health-probe-interval", "", "Seconds between two health checks."),
     ("app-health-probe-timeout", "", "Milliseconds that a health check may take."),
     ("app-health-threshold", "", "Failed checks until the app counts as ill."),
-    ("placement-host-address", "", "For actors, which Tieline has not."),
-    ("scheduler-host-address", "", "For jobs, which Tieline has not."),
+    ("placement-host-address", "", "For actors."),
+    ("scheduler-host-address", "", "For jobs."),
     ("components-path", "d", "Deprecated: use --resources-path."),
 )
 _SWITCHES: Final[tuple[tuple[str, str], ...]] = (
@@ -55,12 +57,17 @@ def _parameter(name: str) -> str:
     return name.replace("-", "_")
 
 
+def _about(name: str, text: str) -> str:
+    """Return a flag's help, which owns up to doing nothing yet."""
+    return text.removesuffix(".") + " (no effect yet)." if OPTIONS[name].effect() is Effect.IGNORED else text
+
+
 def _declare_passed(function: Any) -> Any:
     for name, short, help_text in reversed(_PASSED):
         flags = [f"--{name}", f"-{short}"] if short else [f"--{name}"]
-        function = click.option(*flags, metavar="VALUE", help=help_text)(function)
+        function = click.option(*flags, metavar="VALUE", help=_about(name, help_text))(function)
     for name, help_text in reversed(_SWITCHES):
-        function = click.option(f"--{name}", is_flag=True, help=help_text)(function)
+        function = click.option(f"--{name}", is_flag=True, help=_about(name, help_text))(function)
     return function
 
 
@@ -75,22 +82,26 @@ def _declare_passed(function: Any) -> Any:
 @click.option(
     "--dapr-http-port", "-H", type=_port, default=-1, metavar="PORT", help="HTTP API; a free one if not given."
 )
-@click.option("--dapr-grpc-port", "-G", type=_port, default=-1, metavar="PORT", help="gRPC API; likewise.")
+@click.option(
+    "--dapr-grpc-port", "-G", type=_port, default=-1, metavar="PORT", help=_about("dapr-grpc-port", "gRPC API.")
+)
 @click.option("--dapr-internal-grpc-port", "-I", type=_port, default=-1, metavar="PORT", help="For other sidecars.")
-@click.option("--metrics-port", "-M", type=_port, default=-1, metavar="PORT", help="Metrics; a free one if not given.")
-@click.option("--profile-port", type=_port, default=-1, metavar="PORT", help="With --enable-profiling.")
+@click.option("--metrics-port", "-M", type=_port, default=-1, metavar="PORT", help=_about("metrics-port", "Metrics."))
+@click.option("--profile-port", type=_port, default=-1, metavar="PORT", help=_about("profile-port", "Profiles."))
 @click.option("--config", "-c", multiple=True, metavar="FILE", help="Configuration resource; none if not given.")
-@click.option("--resources-path", multiple=True, metavar="FOLDER", help="Folder of resources; may be repeated.")
+@click.option(
+    "--resources-path", multiple=True, metavar="FOLDER", help=_about("resources-path", "Folder of resources.")
+)
 @click.option("--dapr-listen-addresses", default="", metavar="LIST", help="Addresses of the APIs.")
 @click.option("--app-channel-address", default="127.0.0.1", metavar="HOST", help="Where the app is; 127.0.0.1.")
-@click.option("--unix-domain-socket", "-u", default="", metavar="FOLDER", help="Serve the APIs on sockets in there.")
+@click.option("--unix-domain-socket", "-u", default="", metavar="FOLDER", help="Not in this version: stops the start.")
 @click.option("--log-as-json", is_flag=True, help="Log lines and status lines as JSON.")
 @_declare_passed
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def command(**given: Any) -> int:
     """Start an app with a sidecar beside it.
 
-    The app finds its sidecar by DAPR_HTTP_PORT and DAPR_GRPC_PORT. Its output is shown behind == APP ==. Ctrl-C
+    The app finds its sidecar by DAPR_HTTP_PORT. Its output is shown behind == APP ==. Ctrl-C
     stops both, a second one kills them. If either ends, so does the other; the exit code is the app's.
 
     \b

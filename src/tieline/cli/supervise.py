@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from tieline.cli.children import Child, describe, exit_code
+from tieline.cli.children import Child, Guard, describe, exit_code
 from tieline.cli.console import Console, relay
 from tieline.cli.ports import HeldPort, is_free
 from tieline.cli.wait import Address, is_listening, probe_outbound
@@ -139,6 +139,7 @@ class _Run:
         self._sidecar: Child | None = None
         self._app: Child | None = None
         self._relays: list[threading.Thread] = []
+        self._guard = Guard()
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
@@ -176,6 +177,7 @@ class _Run:
         """Leave no process and no port behind, whatever happened."""
         for child in self._children():
             child.kill()
+        self._guard.release()
         self._release_ports()
 
     # Before anything is started
@@ -190,11 +192,7 @@ class _Run:
         if not plan.command:
             self._console.plain("WARNING: no application command found.")
             return
-        if shutil.which(plan.command[0]) is None:
-            raise NotStarted(
-                f'Failed to find command {plan.command[0]}: exec: "{plan.command[0]}": '
-                "executable file not found in $PATH"
-            )
+        self._check_command(plan.command[0])
         if self._app_is_here() and is_listening(self._app_endpoint()):
             raise NotStarted(
                 f"App port {plan.app_port} is taken by another program, so your app could not listen there. "
@@ -206,6 +204,20 @@ class _Run:
                     f"{name} is set: SDKs will call {os.environ[name]} and not this sidecar. "
                     "Unset it if you did not mean so."
                 )
+
+    @staticmethod
+    def _check_command(name: str) -> None:
+        if shutil.which(name) is not None:
+            return
+        if not os.path.dirname(name):  # noqa: PTH120 - "./app" has a folder here and none as a Path
+            reason = "executable file not found in $PATH"
+        elif not Path(name).exists():
+            reason = "no such file or directory"
+        elif Path(name).is_dir():
+            reason = "is a directory"
+        else:
+            reason = "permission denied; make it executable, or put the program that runs it in front"
+        raise NotStarted(f'Failed to find command {name}: exec: "{name}": {reason}')
 
     def _app_is_here(self) -> bool:
         return bool(self._plan.app_port) and self._app_endpoint()[0] in _LOOPBACK
@@ -279,6 +291,7 @@ class _Run:
             self._sidecar = sidecar = Child((*self._sidecar_command, *self._sidecar_arguments()))
         except OSError as error:
             raise NotStarted(f"The sidecar could not be started: {error}") from error
+        self._guard.watch(sidecar)
         sidecar.on_end(lambda: self._events.put(_Event.SIDECAR_ENDED))
 
     def _sidecar_arguments(self) -> list[str]:
@@ -327,6 +340,7 @@ class _Run:
         except OSError as error:
             self._stop()
             raise NotStarted(f"Failed to start {command[0]}: {error.strerror or error}") from error
+        self._guard.watch(app)
         self._relays = [
             relay(app.stdout, self._console.out, "app output"),
             relay(app.stderr, self._console.err, "app errors"),

@@ -14,6 +14,8 @@ WAIT_TIMEOUT_S: Final = 60.0
 MAX_STATUS_LINE: Final = 256
 """Bytes read of an answer: its status line is enough."""
 
+HEALTH_PATH: Final = "/v1.0/healthz"
+OUTBOUND_PATH: Final = "/v1.0/healthz/outbound"
 NO_CONTENT: Final = 204
 
 Address: TypeAlias = tuple[str, int] | str
@@ -59,17 +61,26 @@ def wait_outbound(
 
 def probe_outbound(address: Address, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
     """Ask once; return ``None`` if outbound calls are taken, else the reason why not."""
+    return _probe(address, OUTBOUND_PATH, timeout_s)
+
+
+def probe_health(address: Address, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
+    """Ask once; return ``None`` if all is up, so that others find the app, else the reason why not."""
+    return _probe(address, HEALTH_PATH, timeout_s)
+
+
+def _probe(address: Address, path: str, timeout_s: float) -> str | None:
     try:
-        status = _status_of(address, timeout_s)
+        status = _status_of(address, path, timeout_s)
     except (OSError, ValueError) as error:
         return str(error)
     return None if status == NO_CONTENT else f"health check returned status {status}"
 
 
-def _status_of(address: Address, timeout_s: float) -> int:
+def _status_of(address: Address, path: str, timeout_s: float) -> int:
     # Not http.client: it costs 20 ms to import, and the sidecar's own start waits behind this.
     with _connect(address, timeout_s) as connection:
-        connection.sendall(b"GET /v1.0/healthz/outbound HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("ascii"))
         head = b""
         while b"\r\n" not in head and len(head) < MAX_STATUS_LINE:
             piece = connection.recv(MAX_STATUS_LINE)

@@ -10,11 +10,14 @@ from tieline.errors import BadRequest, Cancelled, GrpcCode, ShuttingDown, Tielin
 from tieline.middleware.chain import Handler
 from tieline.model import CallRecord, Cause, Headers, Hop, Invocation, Reply, Request, Target
 from tieline.wire.errors_text import hint_value
-from tieline.wire.method_path import BadEscape, check, clean, decode_path
-from tieline.wire.trace_context import parse_traceparent
+from tieline.wire.method_path import PLAIN_VERBS, BadEscape, check, clean, decode_path, encode_path
 
 MAX_ERROR_TEXT: Final = 8192
-_VERBS: Final = frozenset([b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS", b"TRACE"])
+MAX_PATHS: Final = 1024
+"""How many paths are remembered with what they mean; then the memory starts afresh."""
+MAX_PATH_BYTES: Final = 256
+"""Longer paths are worked out anew each time."""
+_READ: Final = frozenset([b"tieline-invoke", b"dapr-caller-app-id", b"dapr-caller-namespace", b"traceparent"])
 
 
 class InboundServer:
@@ -25,60 +28,76 @@ class InboundServer:
         self._app_id = app_id
         self._namespace = namespace
         self._target = Target(app_id, namespace, app_id)
+        self._paths: dict[bytes, tuple[bytes, bytes]] = {}
         self._mine = frozenset([app_id.encode(), f"{app_id}.{namespace}".encode()])
 
     async def __call__(self, request: Request) -> Reply:
         """Answer one request; see ``net.http2_server.Handler``."""
         if not request.native or request.path.startswith(b"/dapr.proto."):
             return _foreign(request)
-        caller = namespace = ""
-        invoke = False
-        for name, value in request.headers:
-            if name == b"tieline-invoke":
-                invoke = value == b"1"
-            elif name == b"dapr-caller-app-id":
-                caller = value.decode("utf-8", "replace")
-            elif name == b"dapr-caller-namespace":
-                namespace = value.decode("utf-8", "replace")
-        if not invoke:
-            return _foreign(request)
         record = CallRecord()
         record.started = perf_counter()
         record.inbound = True
-        record.caller = caller
-        record.caller_namespace = namespace
         record.target = self._target
         record.verb = request.verb
+        is_call = False
+        for name, value in request.headers:
+            if name in _READ:
+                if name == b"tieline-invoke":
+                    is_call = value == b"1"
+                elif name == b"dapr-caller-app-id":
+                    record.caller = value.decode("utf-8", "replace")
+                elif name == b"dapr-caller-namespace":
+                    record.caller_namespace = value.decode("utf-8", "replace")
+                else:
+                    record.trace_id = value[3:35]
+        if not is_call:
+            return _foreign(request)
         try:
-            call = self._invocation(request, record)
-            return await self._serve(call)
+            return await self._serve(self._invocation(request, record))
         except TielineError as error:
             return failure(error)
 
     def _invocation(self, request: Request, record: CallRecord) -> Invocation:
         if request.authority not in self._mine:
             self._check_target(request.authority)
+        known = self._paths.get(request.path)
+        if known is None:
+            known = self._read_path(request.path)
+        method, encoded = known
+        if request.verb not in PLAIN_VERBS:
+            raise BadRequest("invalid HTTP verb", grpc_code=GrpcCode.INVALID_ARGUMENT)
+        record.method = method
+        length = request.length
+        if length:
+            record.request_bytes = length
+        elif length is None and request.body == b"":
+            length = 0
+        return Invocation(
+            self._target,
+            request.verb,
+            method,
+            encoded,
+            request.query or b"",
+            request.headers,
+            request.body,
+            length,
+            record,
+        )
+
+    def _read_path(self, path: bytes) -> tuple[bytes, bytes]:
+        """Return the method that a path means, and how it is written for the app. Decoded once, checked again."""
         try:
-            method = clean(decode_path(request.path[1:]))
+            method = clean(decode_path(path[1:]))
         except BadEscape as error:
             raise BadRequest(f"invalid method: {error}", grpc_code=GrpcCode.INVALID_ARGUMENT) from error
         check(method)
-        if request.verb not in _VERBS:
-            raise BadRequest("invalid HTTP verb", grpc_code=GrpcCode.INVALID_ARGUMENT)
-        record.method = method
-        record.request_bytes = request.length or 0
-        for name, value in request.headers:
-            if name == b"traceparent":
-                parent = parse_traceparent(value)
-                record.trace_id = parent.trace_id if parent is not None else b""
-                break
-        body = request.body
-        length = request.length
-        if not body and length is None:
-            length = 0 if isinstance(body, bytes) else None
-        return Invocation(
-            self._target, request.verb, method, request.query or b"", request.headers, body, length, record
-        )
+        known = (method, encode_path(method))
+        if len(path) <= MAX_PATH_BYTES:
+            if len(self._paths) >= MAX_PATHS:
+                self._paths.clear()
+            self._paths[path] = known
+        return known
 
     def _check_target(self, authority: bytes) -> None:
         """Refuse a call that means another app: a port may have a new owner."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from tieline.model import Invocation, Reply
@@ -23,12 +24,5 @@ def chain(*steps: Middleware, end: Handler) -> Handler:
     """Join steps to one handler; the first is the outermost."""
     handler = end
     for step in reversed(steps):
-        handler = _bind(step, handler)
-    return handler
-
-
-def _bind(step: Middleware, rest: Handler) -> Handler:
-    def handler(call: Invocation) -> Awaitable[Reply]:
-        return step(call, rest)
-
+        handler = partial(step, call_next=handler)
     return handler

@@ -169,3 +169,12 @@ def within(body: bytes, limit: int | None) -> bytes | BodyStream:
     stream = BodyStream(NoSource())
     stream.fail(too_large())
     return stream
+
+
+def ended(body: bytes, limit: int | None, trailers: Headers) -> BodyStream:
+    """Return a whole body that has trailers, which plain bytes cannot carry."""
+    stream = BodyStream(NoSource(), limit)
+    if body:
+        stream.feed(body)
+    stream.end(trailers)
+    return stream

@@ -52,7 +52,13 @@ class Unanswered(Exception):
 
 
 class Http1Client(Buffered):
-    """One connection, lent by the pool for one exchange."""
+    """One connection, lent by the pool for one exchange.
+
+    Attributes:
+        answer: Of the exchange begun last.
+    """
+
+    answer: asyncio.Future[Reply]
 
     def __init__(self, pool: Http1Pool) -> None:
         self._pool = pool
@@ -151,8 +157,8 @@ class Http1Client(Buffered):
         headers: Headers,
         body: AnyBody,
         length: int | None,
-    ) -> asyncio.Future[Reply]:
-        """Send a request; the future gives the answer as soon as its head is there.
+    ) -> None:
+        """Send a request; ``answer`` gives what comes back as soon as its head is there.
 
         Raises:
             ValueError: The request cannot be written safely; nothing was sent.
@@ -162,7 +168,7 @@ class Http1Client(Buffered):
         self._parser.expect(verb)
         self._busy = True
         self._heard = False
-        answer = self._answer = self._loop.create_future()
+        self.answer = self._answer = self._loop.create_future()
         if isinstance(body, bytes):
             if length is None:
                 self._transport.write(b"".join([head, *chunk(body), last_chunk([])]))
@@ -171,7 +177,6 @@ class Http1Client(Buffered):
         else:
             self._transport.write(head)
             self._upload = spawn(self._send_body(body, chunked=length is None), name="upload")
-        return answer
 
     async def _send_body(self, body: AnyBody, *, chunked: bool) -> None:
         assert not isinstance(body, bytes)
@@ -232,6 +237,14 @@ class Http1Client(Buffered):
             self._finish()
         elif body.size > UNREAD_BYTES and self._reading:
             self._reading = False
+            if self._pool.tls is None:
+                self._transport.pause_reading()
+            else:
+                # Paused within its own read, aiofastnet's TLS forgets what it has read already, and never wakes us.
+                self._loop.call_soon(self._pause)
+
+    def _pause(self) -> None:
+        if not self._reading and not self.gone:
             self._transport.pause_reading()
 
     def _answered(self, head: ResponseHead, body: AnyBody) -> None:
@@ -307,6 +320,7 @@ class Http1Pool:
     Attributes:
         host: Value of ``Host``.
         max_head: Longest answer head in bytes.
+        tls: ``None`` for plain TCP.
     """
 
     def __init__(
@@ -321,7 +335,7 @@ class Http1Pool:
     ) -> None:
         self._address = address
         self._port = port
-        self._tls = tls
+        self.tls = tls
         self._connect_timeout_s = connect_timeout_s
         self.host = host
         self.max_head = max_head
@@ -363,7 +377,7 @@ class Http1Pool:
         self._open += 1
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                connection = await connect(lambda: Http1Client(self), self._address, self._port, tls=self._tls)
+                connection = await connect(lambda: Http1Client(self), self._address, self._port, tls=self.tls)
         except BaseException:
             self._open -= 1
             self._admit()

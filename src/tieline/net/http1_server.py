@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tieline.errors import BadRequest, Cancelled, TielineError
-from tieline.model import MAX_CHUNK, Headers, Reply, Request
-from tieline.net.backpressure import BodyStream, too_large, within
+from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
+from tieline.net.backpressure import BodyStream, ended, too_large, within
 from tieline.net.http2_server import Handler, Http2Server
 from tieline.net.loop import WRITE_HIGH_WATER, Buffered
 from tieline.wire.headers import clean_trailers
@@ -82,6 +82,7 @@ class Http1Server(Buffered):
         self._transport: Any = None
         self._task: asyncio.Task[None] | None = None
         self._body: BodyStream | None = None
+        self._came = 0
         self._discarded = 0
         self._continue = False
         self._timer: asyncio.TimerHandle | None = None
@@ -89,7 +90,10 @@ class Http1Server(Buffered):
         self._paused: asyncio.Future[None] | None = None
         self._may_be_http2 = options.http2
         self._draining = False
+        self._last = False
+        """Closed after the answer in progress; what still comes of its request is read."""
         self._closing = False
+        """Nothing that comes is read any more."""
         self._gone = False
 
     # ── the socket ─────────────────────────────────────────────────────────────────────────────────
@@ -142,7 +146,7 @@ class Http1Server(Buffered):
 
     # ── requests ───────────────────────────────────────────────────────────────────────────────────
     def data_received(self, data: bytes) -> None:
-        if self._closing:
+        if self._closing or (self._last and self._body is None):
             return
         if self._may_be_http2:
             data = self._parser.leftover() + data
@@ -175,21 +179,29 @@ class Http1Server(Buffered):
                 if parser.pending and self._timer is None:
                     self._timer = self._loop.call_later(HEAD_WITHIN_S, self._head_late)
                 return
-            self._stop_timer()
-            whole = parser.take_whole_body()
-            if head.upgrade and self._upgrade(head, whole):
+            if self._timer is not None:
+                self._stop_timer()
+            body: AnyBody = b""
+            if not parser.body_done:
+                whole = parser.take_whole_body()
+                if whole is None:
+                    body = self._begin_stream(head)
+                elif parser.trailers:
+                    body = ended(whole, self._options.max_body, clean_trailers(parser.trailers))
+                else:
+                    body = within(whole, self._options.max_body)
+            if head.upgrade and self._upgrade(head, body):
                 return
-            body = self._begin_stream(head) if whole is None else within(whole, self._options.max_body)
         except BadMessage as error:
             self._refuse(error)
             return
-        request = Request(head.verb, head.path, head.query, head.headers, body, head.length, head.host)
-        self._task = self._loop.create_task(self._serve(request, head))
+        head.body = body
+        self._task = self._loop.create_task(self._serve(head))
 
     def _begin_stream(self, head: RequestHead) -> BodyStream:
         limit = self._options.max_body
         body = self._body = BodyStream(self, limit)
-        self._discarded = 0
+        self._came = self._discarded = 0
         self._continue = head.expect_continue
         if limit is not None and head.length is not None and head.length > limit:
             body.fail(too_large())
@@ -205,6 +217,7 @@ class Http1Server(Buffered):
         parser = self._parser
         while piece := parser.read_body(MAX_CHUNK):
             self._continue = False
+            self._came += len(piece)
             body.feed(piece)
             if not body.is_wanted:
                 self._discarded += len(piece)
@@ -233,9 +246,9 @@ class Http1Server(Buffered):
             self._transport.write(CONTINUE)
 
     # ── answers ────────────────────────────────────────────────────────────────────────────────────
-    async def _serve(self, request: Request, head: RequestHead) -> None:
+    async def _serve(self, head: RequestHead) -> None:
         try:
-            reply = await self._handler(request)
+            reply = await self._handler(head)
             body = reply.body
             if isinstance(body, bytes) and not reply.trailers:
                 self._write_whole(reply, body, head)
@@ -257,13 +270,14 @@ class Http1Server(Buffered):
     def _keep(self, head: RequestHead) -> bool:
         """Whether the connection goes on after this answer."""
         if self._closing or self._draining or not head.keep_alive or head.version_minor == 0:
-            self._closing = True
-            return False
-        if self._continue:
+            self._last = True
+        elif self._continue:
             # The client still waits for a 100 that nobody needs: what comes next could be body or request.
-            self._closing = True
-            return False
-        return True
+            self._last = True
+        elif self._body is not None and (head.length is None or head.length - self._came > DISCARD_BYTES):
+            # More may be left of the request than is worth reading. Said now, no other request follows it in vain.
+            self._last = True
+        return not self._last
 
     def _write_whole(self, reply: Reply, body: bytes, head: RequestHead) -> None:
         status = reply.status
@@ -312,7 +326,7 @@ class Http1Server(Buffered):
         """Go on with the next request, or close, once the answer is written."""
         if self._gone or self._task is not None:
             return
-        if self._closing:
+        if self._closing or self._last:
             self._shut(linger=self._body is not None)
         elif self._body is not None:
             return  # the rest of an unwanted body is dropped as it comes
@@ -393,18 +407,20 @@ class Http1Server(Buffered):
         server.connection_made(self._transport)
         return server
 
-    def _upgrade(self, head: RequestHead, body: bytes | None) -> bool:
+    def _upgrade(self, head: RequestHead, body: AnyBody) -> bool:
         """Go over to HTTP/2 if that is what was asked for, and is safe; else go on in HTTP/1.1 (RFC 7540 §3.2)."""
-        if head.upgrade != b"h2c" or not self._options.http2 or body is None or len(body) > UPGRADE_BODY_BYTES:
+        if head.upgrade != b"h2c" or not self._options.http2:
+            return False
+        if not isinstance(body, bytes) or len(body) > UPGRADE_BODY_BYTES:
             return False
         values = [value for name, value in head.headers if name == b"http2-settings"]
         if len(values) != 1 or not _settings_payload(values[0]) or not _nominates(head.headers):
             return False
         server = self._http2()
-        request = Request(head.verb, head.path, head.query, head.headers, body, head.length, head.host)
+        head.body = body
         try:
             payload = urlsafe_b64decode(values[0] + b"=" * (-len(values[0]) % 4))
-            server.serve_upgraded(payload, request)
+            server.serve_upgraded(payload, head)
         except (binascii.Error, ConnectionFault):
             return False
         self._transport.write(response_head(101, [(b"connection", b"Upgrade"), (b"upgrade", b"h2c")], b""))

@@ -18,17 +18,19 @@ OUT_WHILE_PAUSED: Final = 65536
 
 
 class Exchange:
-    """One stream with its owner: the body that comes in, and the writer of the body that goes out."""
+    """One stream with its owner: the body that comes in, and the writer of the body that goes out.
 
-    __slots__ = ("body", "connection", "pieces", "stream", "writable")
+    Defaults are class attributes: most calls are whole from the start and need none of this.
+    """
 
-    def __init__(self, connection: Http2Protocol, stream: Stream) -> None:
-        self.connection = connection
-        self.stream = stream
-        self.body: BodyStream | None = None
-        self.pieces: list[bytes] | None = None
-        """What came in the same read as the head, until it is known whether it is everything."""
-        self.writable: asyncio.Future[None] | None = None
+    body: BodyStream | None = None
+    pieces: list[bytes] | None = None
+    """What came in the same read as the head, until it is known whether it is everything."""
+    writable: asyncio.Future[None] | None = None
+    upload: asyncio.Task[None] | None = None
+    """Sends our side's body, if that is a stream and we are the client."""
+    connection: Http2Protocol
+    stream: Stream
 
     def body_consumed(self, size: int) -> None:
         connection = self.connection
@@ -46,15 +48,6 @@ class Exchange:
         """Reset the stream; harmless when it is over."""
         self.connection.h2.reset(self.stream, code)
         self.connection.kick()
-
-    def whole(self) -> bytes:
-        """Take the body that came whole with its head."""
-        pieces = self.pieces
-        if not pieces:
-            return b""
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.connection.h2.consumed(self.stream, len(data))
-        return data
 
     def begin_stream(self, limit: int | None = None) -> BodyStream:
         """Turn what came so far into the beginning of a stream of at most ``limit`` bytes."""
@@ -218,14 +211,19 @@ class Http2Protocol(Buffered):
                 body.feed(data)
             if end:
                 body.end()
-                self.on_complete(exchange)
+                if exchange.upload is not None:
+                    self.on_complete(exchange)
+        elif not end:
+            exchange.pieces.append(data)
         else:
-            if data:
-                exchange.pieces.append(data)
-            if end:
-                whole = exchange.whole()
-                exchange.pieces = None
-                self.begin(exchange, within(whole, self._max_body))
+            pieces = exchange.pieces
+            if pieces:
+                pieces.append(data)
+                data = b"".join(pieces)
+            exchange.pieces = None
+            self.h2.consumed(stream, len(data))
+            self.begin(exchange, data if self._max_body is None else within(data, self._max_body))
+            if exchange.upload is not None:
                 self.on_complete(exchange)
 
     def on_trailers(self, stream: Stream, headers: Headers) -> None:
@@ -235,10 +233,11 @@ class Http2Protocol(Buffered):
         if exchange.body is None:
             self.begin(exchange, exchange.begin_stream(self._max_body))
         exchange.body.end(clean_trailers(headers))
-        self.on_complete(exchange)
+        if exchange.upload is not None:
+            self.on_complete(exchange)
 
     def on_complete(self, exchange: Any) -> None:
-        """Everything of the peer's side has arrived."""
+        """Everything of the peer's side has arrived, while our side is still being sent."""
 
     def on_writable(self, stream: Stream) -> None:
         if stream.handler is not None:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Final
 
 from tieline.errors import AppBroken, PeerLost, PeerRefused, PeerUnreachable, TielineError
-from tieline.model import AnyBody, Headers, Reply
+from tieline.model import AnyBody, Cause, Headers, Reply
 from tieline.net.http2 import Exchange, Http2Protocol
 from tieline.net.tasks import spawn
 from tieline.wire.http2 import ErrorCode, Limits, Stream
 from tieline.wire.http2.frames import code_name
+from tieline.wire.http2.hpack import Fields
 from tieline.wire.http2.messages import RequestHead
 
 SETTINGS_WITHIN_S: Final = 5.0
@@ -24,26 +25,33 @@ PING_WITHIN_S: Final = 10.0
 """How long the answer may take; then the connection counts as lost."""
 IDLE_S: Final = 180.0
 """A connection without calls is closed after this time."""
-
-Pseudo = list[tuple[bytes, bytes, bool]]
+_NO_HTTP2_HINT: Final = "another program has the port of the sidecar that was known there"
 
 
 class ClientExchange(Exchange):
     """A request whose answer somebody awaits."""
 
-    __slots__ = ("answer", "headers", "status", "trailers", "upload")
+    reply: Reply
+    """The answer, once its head is there; its body follows."""
 
-    def __init__(self, connection: Http2Client, stream: Stream) -> None:
-        super().__init__(connection, stream)
-        self.answer: asyncio.Future[Reply] = connection._loop.create_future()
-        self.status = 0
-        self.headers: Headers = []
-        self.upload: asyncio.Task[None] | None = None
+    def __init__(self, connection: Http2Client, stream: Stream, answer: asyncio.Future[Reply]) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.answer = answer
 
     def body_abandoned(self) -> None:
         if self.upload is not None:
             self.upload.cancel()
         self.cut(ErrorCode.CANCEL)
+
+    def cancel(self) -> None:
+        """Whoever awaited the answer is gone."""
+        answer = self.answer
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            body = answer.result().body
+            if not isinstance(body, bytes):
+                body.abandon()
+        self.body_abandoned()
 
 
 class Http2Client(Http2Protocol):
@@ -129,6 +137,11 @@ class Http2Client(Http2Protocol):
 
     def on_fault(self, text: str) -> None:
         super().on_fault(text)
+        if not self.ready.done():
+            error = PeerUnreachable(f"what listens there speaks no HTTP/2: {text}", hint=_NO_HTTP2_HINT)
+            error.cause = Cause.PEER_PROTOCOL
+            self.ready.set_exception(error)
+            self.ready.exception()
         if self._on_gone is not None:
             self._on_gone(self)
 
@@ -150,22 +163,17 @@ class Http2Client(Http2Protocol):
                 waiter.set_exception(error)
 
     # ── requests ───────────────────────────────────────────────────────────────────────────────────
-    async def request(self, pseudo: Pseudo, headers: Headers, body: AnyBody) -> Reply:
-        """Send a request and return its answer as soon as the head is there.
+    def begin_request(self, fields: Fields, body: AnyBody) -> ClientExchange:
+        """Send a request; ``h2.can_open`` must hold. Await ``answer`` of what is returned, or ``cancel`` it.
 
-        ``Reply.body`` is bytes when it came whole with the head, else a stream.
-
-        Raises:
-            PeerRefused: Certainly not processed.
-            PeerLost: Cut off before any answer; may have run.
-            TielineError: The request's own body broke off.
+        The answer comes as soon as its head is there; its body is bytes when it came whole with the head, else a
+        stream. It fails with ``PeerRefused`` (certainly not processed), ``PeerLost`` (cut off before any answer: it
+        may have run), or with what broke the request's own body off.
         """
-        if not self.h2.can_open:
-            await self._turn()
         h2 = self.h2
         whole = body if isinstance(body, bytes) else None
-        stream = h2.send_request(pseudo, headers, end=whole == b"")
-        exchange = stream.handler = ClientExchange(self, stream)
+        stream = h2.send_request(fields, end=whole == b"")
+        exchange = stream.handler = ClientExchange(self, stream, self._loop.create_future())
         if whole is None:
             exchange.upload = spawn(self._upload(exchange, body), name="upload")
         elif whole:
@@ -173,38 +181,38 @@ class Http2Client(Http2Protocol):
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
+        return exchange
+
+    async def request(self, fields: Fields, body: AnyBody) -> Reply:
+        """Send a request and return its answer, waiting for a free stream if need be; see ``begin_request``."""
+        await self.wait_turn()
+        exchange = self.begin_request(fields, body)
         try:
             return await exchange.answer
         except asyncio.CancelledError:
-            self._drop(exchange)
+            exchange.cancel()
             raise
 
-    def _drop(self, exchange: ClientExchange) -> None:
-        if exchange.upload is not None:
-            exchange.upload.cancel()
-        if exchange.answer.done() and not exchange.answer.cancelled() and exchange.answer.exception() is None:
-            body = exchange.answer.result().body
-            if not isinstance(body, bytes):
-                body.abandon()
-        exchange.cut(ErrorCode.CANCEL)
+    async def wait_turn(self) -> None:
+        """Return when the peer takes one more stream.
 
-    async def _turn(self) -> None:
-        """Wait until the peer takes one more stream."""
-        if not self.usable:
-            raise PeerRefused("the connection takes no more calls")
-        waiter = self._loop.create_future()
-        self._queue.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._admit()
-            else:
-                with contextlib.suppress(ValueError):
-                    self._queue.remove(waiter)
-            raise
-        if not self.h2.can_open:
-            await self._turn()
+        Raises:
+            PeerRefused: The connection takes no more calls; nothing was sent.
+        """
+        while not self.h2.can_open:
+            if not self.usable:
+                raise PeerRefused("the connection takes no more calls")
+            waiter = self._loop.create_future()
+            self._queue.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._admit()
+                else:
+                    with contextlib.suppress(ValueError):
+                        self._queue.remove(waiter)
+                raise
 
     def _admit(self) -> None:
         room = self.h2.peer_max_streams - len(self.h2.streams)
@@ -234,11 +242,11 @@ class Http2Client(Http2Protocol):
     # ── answers ────────────────────────────────────────────────────────────────────────────────────
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
         exchange = stream.handler
-        exchange.status = status
-        exchange.headers = headers
+        exchange.reply = Reply(status, headers)
         if end:
             self.begin(exchange, b"")
-            self.on_complete(exchange)
+            if exchange.upload is not None:
+                self.on_complete(exchange)
         else:
             exchange.pieces = []
             self._fresh.append(exchange)
@@ -246,7 +254,9 @@ class Http2Client(Http2Protocol):
     def begin(self, exchange: ClientExchange, body: AnyBody) -> None:
         answer = exchange.answer
         if not answer.done():
-            answer.set_result(Reply(exchange.status, exchange.headers, body))
+            reply = exchange.reply
+            reply.body = body
+            answer.set_result(reply)
         elif not isinstance(body, bytes):
             body.abandon()
 

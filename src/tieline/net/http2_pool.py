@@ -90,7 +90,8 @@ class Http2Pool:
             await made.ready
             connection = made
         except PeerUnreachable as failure:
-            error = PeerUnreachable(failure.text, Endpoint(host, port))
+            error = PeerUnreachable(failure.text, Endpoint(host, port), hint=failure.hint)
+            error.cause = failure.cause
         except OSError as failure:
             shown = Endpoint(host, port)
             text = f'connection error: desc = "transport: Error while dialing: dial tcp {shown}: {dial_text(failure)}"'

@@ -20,6 +20,10 @@ Handler = Callable[[Request], Awaitable[Reply]]
 
 SETTINGS_WITHIN_S: Final = 2.0
 """How long a peer may take to send its SETTINGS (H-4)."""
+UNWANTED_BYTES: Final = 4 << 20
+"""What is taken of a request's body, and dropped, after its answer is complete; then the stream is reset."""
+UNWANTED_WITHIN_S: Final = 1.0
+"""How long that may take."""
 DRAIN_NOTICE_S: Final = 0.05
 """Between asking the peer to open no new streams and refusing those it opens all the same."""
 
@@ -27,12 +31,37 @@ DRAIN_NOTICE_S: Final = 0.05
 class ServerExchange(Exchange):
     """A request and the task that answers it."""
 
-    __slots__ = ("request", "task")
+    task: asyncio.Task[None] | None = None
+    answered: bool = False
+    """Whether the head of the answer has been written."""
+    dropped: int | None = None
+    """Bytes that came after the answer was complete; ``None`` before."""
 
     def __init__(self, connection: Http2Server, stream: Stream, request: Request) -> None:
-        super().__init__(connection, stream)
+        self.connection = connection
+        self.stream = stream
         self.request = request
-        self.task: asyncio.Task[None] | None = None
+
+    def body_consumed(self, size: int) -> None:
+        super().body_consumed(size)
+        if self.dropped is not None:
+            self.dropped += size
+            if self.dropped > UNWANTED_BYTES:
+                self.stop()
+
+    def body_abandoned(self) -> None:
+        """What still comes is dropped: a reset now would cost the client its answer."""
+
+    def body_wanted(self) -> None:
+        awaited = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.request.headers)
+        if awaited and not self.answered:
+            self.connection.h2.send_response(self.stream, 100, [], end=False)
+            self.connection.kick()
+
+    def stop(self) -> None:
+        """Have the client send no more of a request that was answered (RFC 9113 §8.1)."""
+        if self.stream.pending is None and self.stream.closed & 1:
+            self.cut(ErrorCode.NO_ERROR)
 
 
 class Http2Server(Http2Protocol):
@@ -114,6 +143,7 @@ class Http2Server(Http2Protocol):
         try:
             reply = await self._handler(exchange.request)
             body = reply.body
+            exchange.answered = True
             bodiless = exchange.request.verb == b"HEAD" or reply.status in (204, 304)
             if bodiless and not isinstance(body, bytes):
                 body.abandon()
@@ -138,8 +168,7 @@ class Http2Server(Http2Protocol):
             exchange.cut(ErrorCode.INTERNAL_ERROR)
         finally:
             if stream.closed != 3 and not stream.closed & 2:
-                # Answered before the request was over: the client may stop sending (RFC 9113 §8.1).
-                self._loop.call_soon(self._stop_request, exchange)
+                self._drop_rest(exchange)
 
     async def _stream_reply(self, exchange: ServerExchange, reply: Reply) -> None:
         body = reply.body
@@ -154,11 +183,16 @@ class Http2Server(Http2Protocol):
         finally:
             body.abandon()
 
-    def _stop_request(self, exchange: ServerExchange) -> None:
-        if exchange.stream.pending is None and exchange.stream.closed & 1:
-            if exchange.body is not None:
-                exchange.body.abandon()
-            exchange.cut(ErrorCode.NO_ERROR)
+    def _drop_rest(self, exchange: ServerExchange) -> None:
+        """Take what still comes of a request whose answer is complete, within bounds.
+
+        Some clients (the JDK's, httpx) look at the answer only after they have sent all: cut off at once, they would
+        wait for leave to send until they time out.
+        """
+        exchange.dropped = 0
+        if exchange.body is not None:
+            exchange.body.abandon()
+        self._loop.call_later(UNWANTED_WITHIN_S, exchange.stop)
 
     def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
         if stream.handler is not None:

@@ -72,7 +72,8 @@ class Listener:
             OSError: It is taken, or none of this host's.
         """
         for family, host in _families(address):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            # The protocol is named, since event loops turn off Nagle's algorithm only where it is.
+            sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
@@ -93,17 +94,19 @@ class Listener:
     async def bind(
         self, addresses: Sequence[str], port: int, *, optional: Sequence[str] = (), within_s: float = BIND_WITHIN_S
     ) -> bool:
-        """Bind all addresses, trying busy ones for a while; return whether any could be bound (H-1).
+        """Bind all addresses, trying busy ones for a while; return whether any that is not optional was bound (H-1).
 
         Args:
             addresses: Hosts; IPv6 in brackets, empty for all interfaces.
             port: 0 for any free one, which then holds for all addresses.
-            optional: Those whose failure is not worth a line.
+            optional: Those whose failure is not worth a line, and which alone are not worth a start.
             within_s: How long busy ones are tried.
         """
+        bound = False
         for address in addresses:
             try:
                 await self._bind_patiently(address, self.port or port, within_s)
+                bound = bound or address not in optional
             except (OSError, OverflowError) as error:
                 shown = f"{address}:{port}"
                 level = logging.DEBUG if address in optional else logging.ERROR
@@ -113,7 +116,7 @@ class Listener:
                     "Failed to listen for %s server on TCP address %s with error: listen tcp %s: bind: %s",
                     self._name, shown, shown, reason,
                 )  # fmt: skip
-        return bool(self._sockets)
+        return bound
 
     async def _bind_patiently(self, address: str, port: int, within_s: float) -> None:
         if not 0 <= port <= 65535:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from tieline.app.channel import AppChannel
-from tieline.errors import AppMissing, ShuttingDown
+from tieline.errors import AppMissing
 from tieline.middleware.chain import Handler, Middleware, chain
 from tieline.model import Headers, Invocation, Reply
 from tieline.outbound.peer import PeerCaller
@@ -40,16 +42,12 @@ class Dispatch:
         self._namespace = namespace
         self._local = local
         self._peer = peer
-        self.closed = False
-        """No new calls: the sidecar is leaving."""
 
-    async def __call__(self, call: Invocation) -> Reply:
-        if self.closed:
-            raise ShuttingDown("the sidecar is shutting down", hint="send the call again, to another instance")
+    def __call__(self, call: Invocation) -> Awaitable[Reply]:
         target = call.target
         if target.app_id == self._app_id and target.namespace == self._namespace:
-            return await self._local.call(call)
-        return await self._peer.call(call)
+            return self._local.call(call)
+        return self._peer.call(call)
 
 
 def outbound(*, observe: Middleware, attempts: Middleware, end: Handler) -> Handler:

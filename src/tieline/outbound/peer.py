@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import Final
 from urllib.parse import quote, unquote
 
 from tieline.errors import PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable
-from tieline.model import Attempt, Cause, Endpoint, Headers, Hop, Invocation, Reply
+from tieline.model import Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Reply, Target
 from tieline.names.cache import NameCache
 from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
-from tieline.wire import headers as fields
 from tieline.wire.http2 import Limits
-from tieline.wire.method_path import encode_path
+from tieline.wire.http2.hpack import NEVER_INDEXED, flagged
 
 MAX_ERROR_TEXT: Final = 8192
 """The longest text that a peer's own failure may have, in bytes."""
 MAX_ADDRESSES: Final = 4
 """Endpoints tried for one attempt, each once, before the attempt counts as failed."""
 
+_SCHEME: Final = (b":scheme", b"http", False)
 PEER_LIMITS: Final = Limits(streams=1, header_list=1 << 20, header_list_hard=2 << 20)
 """For the connections to peers: whatever an app's answer head may be, it comes through."""
 
@@ -31,7 +32,6 @@ class PeerCaller:
         added: Fields put on each call: who calls, and through which sidecar.
         namespace: The sidecar's own.
         knows_namespaces: The resolvers tell namespaces apart, so that the callee may hold a call to its own.
-        drop_token: An API token is configured, and must not travel.
     """
 
     def __init__(
@@ -42,14 +42,12 @@ class PeerCaller:
         added: Headers,
         namespace: str,
         knows_namespaces: bool,
-        drop_token: bool,
     ) -> None:
         self._names = names
         self._pool = pool
-        self._added = [*added, (b"tieline-invoke", b"1")]
+        self._added = flagged([*added, (b"tieline-invoke", b"1")])
         self._namespace = namespace
         self._knows_namespaces = knows_namespaces
-        self._drop_token = drop_token
         self._authorities: dict[str, bytes] = {}
 
     async def call(self, call: Invocation) -> Reply:
@@ -64,10 +62,10 @@ class PeerCaller:
         names = self._names
         target = call.target
         record = call.record
-        tried = [attempt.endpoint for attempt in record.attempts[-MAX_ADDRESSES:] if attempt.endpoint is not None]
-        fresh: set[Endpoint] = set()
+        tried = _tried(record) if record.attempts else []
+        first = len(tried)
+        endpoint = names.pick_cached(target, tried)
         while True:
-            endpoint = names.pick_cached(target, tried)
             if endpoint is None:
                 began = perf_counter()
                 endpoint = await names.pick(target, tried)
@@ -75,60 +73,74 @@ class PeerCaller:
             attempt = Attempt(endpoint, perf_counter())
             record.attempts += (attempt,)
             try:
-                reply = await self._send(call, endpoint)
+                connection = self._pool.ready((endpoint, target.app_id, target.namespace))
+                if connection is None:
+                    connection = await self._connect(endpoint, target, record)
+                reply = await self._send(connection, call, endpoint)
             except PeerUnreachable as error:
                 attempt.outcome = error.cause
                 names.set_aside(endpoint)
-                names.forget(target)
-                fresh.add(endpoint)
                 tried.append(endpoint)
-                if len(fresh) >= MAX_ADDRESSES or isinstance(error, PeerRefused):
+                # Before what is known is forgotten: another instance in it is tried without a new look-up.
+                endpoint = names.pick_cached(target, tried)
+                names.forget(target)
+                fresh = tried[first:]
+                if (
+                    isinstance(error, PeerRefused)
+                    or endpoint is None
+                    or endpoint in fresh
+                    or len(fresh) >= MAX_ADDRESSES
+                ):
                     raise
-                other = names.pick_cached(target, tried)
-                if other is None or other in fresh:
-                    raise
-                continue
             except Exception as error:
                 attempt.outcome = getattr(error, "cause", "failed")
                 raise
-            attempt.outcome = "ok"
-            return reply
+            else:
+                attempt.outcome = "ok"
+                return reply
 
-    async def _send(self, call: Invocation, endpoint: Endpoint) -> Reply:
-        target = call.target
+    async def _connect(self, endpoint: Endpoint, target: Target, record: CallRecord) -> Http2Client:
+        began = perf_counter()
         key = (endpoint, target.app_id, target.namespace)
-        connection = self._pool.ready(key)
-        if connection is None:
-            began = perf_counter()
-            connection = await self._pool.connection(endpoint.host, endpoint.port, key)
-            call.record.connecting_s += perf_counter() - began
+        connection = await self._pool.connection(endpoint.host, endpoint.port, key)
+        record.connecting_s += perf_counter() - began
+        return connection
+
+    async def _send(self, connection: Http2Client, call: Invocation, endpoint: Endpoint) -> Reply:
+        """Make the call one HTTP/2 request, and what comes back a reply or a failure."""
+        addressed = call.target.addressed
         if not connection.h2.peer_native:
             raise PeerProtocol(
-                f"the sidecar of {target.addressed} at {endpoint} does not speak Tieline's form of calls",
+                f"the sidecar of {addressed} at {endpoint} does not speak Tieline's form of calls",
                 hint="it is a daprd or another program: calls to daprd are not built yet; run the app with Tieline",
             )
-        return await self._exchange(connection, call, endpoint)
-
-    async def _exchange(self, connection: Http2Client, call: Invocation, endpoint: Endpoint) -> Reply:
-        target = call.target
-        path = b"/" + encode_path(call.method)
+        path = b"/" + call.encoded
         if call.query:
             path += b"?" + call.query
-        authority = self._authorities.get(target.addressed) or self._authority(call)
-        headers = fields.outbound(call.headers, self._added, drop_token=self._drop_token)
-        if call.length is not None and (call.length or not call.body):
-            headers.append((b"content-length", b"%d" % call.length))
-        pseudo = [
+        fields = [
             (b":method", call.verb, False),
             (b":path", path, False),
-            (b":scheme", b"http", False),
-            (b":authority", authority, False),
+            _SCHEME,
+            (b":authority", self._authorities.get(addressed) or self._authority(call), False),
         ]
-        reply = await connection.request(pseudo, headers, call.body)
+        fields += [(name, value, name in NEVER_INDEXED) for name, value in call.headers]
+        fields += self._added
+        body = call.body
+        if call.length:
+            fields.append((b"content-length", b"%d" % call.length, False))
+        if not connection.h2.can_open:
+            reply = await connection.request(fields, body)
+        else:
+            exchange = connection.begin_request(fields, body)
+            try:
+                reply = await exchange.answer
+            except asyncio.CancelledError:
+                exchange.cancel()
+                raise
         if reply.status == 500:
             for name, _ in reply.headers:
                 if name == b"tieline-error":
-                    await self._failed(reply, target.addressed, endpoint)
+                    await self._failed(reply, addressed, endpoint)
         return reply
 
     def _authority(self, call: Invocation) -> bytes:
@@ -159,6 +171,11 @@ class PeerCaller:
             hop=_hop(said.get(b"tieline-hop", b"")),
             grpc_code=_code(said[b"tieline-error"]),
         )
+
+
+def _tried(record: CallRecord) -> list[Endpoint]:
+    """Return the endpoints of the attempts before this one."""
+    return [attempt.endpoint for attempt in record.attempts[-MAX_ADDRESSES:] if attempt.endpoint is not None]
 
 
 async def _read(reply: Reply) -> bytes:

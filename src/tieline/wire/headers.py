@@ -1,8 +1,7 @@
 """Which header fields pass a sidecar, under which name, and which it adds; names are lower-case bytes throughout.
 
-A call between two sidecars runs ``outbound`` at the caller and ``to_app`` at the callee; its answer runs
-``from_app`` at the callee and ``to_caller`` at the caller. A self invocation has one sidecar and needs only
-``to_app`` and ``to_caller``: each drops all that its counterpart drops. Every function makes one pass and
+Every request of an app runs ``survey``, and ``to_app`` at the sidecar of the called app; its answer runs ``from_app``
+there and ``to_caller`` at the caller's. Every function makes one pass and
 returns a new list; fields that pass are the same objects.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from tieline.model import Headers
 
@@ -52,6 +51,9 @@ _UNUSUAL: Final = 3
 _RENAME: Final = 4
 # Drop it and the fields that it names.
 _CONNECTION: Final = 5
+# The caller's sidecar decides something by it.
+_NOTE: Final = 6
+_NOTE_AND_KEEP: Final = 7
 
 
 class _Known(dict[bytes, int]):
@@ -80,6 +82,12 @@ def _between_sidecars(name: bytes) -> int:
 
 
 def _outbound(name: bytes) -> int:
+    if name in (b"traceparent", b"tracestate", b"dapr-app-id"):
+        return _NOTE
+    if name in (b"baggage", b"authorization"):
+        return _NOTE_AND_KEEP
+    if name == b"accept":
+        return _UNUSUAL
     return _DROP if name in _ROUTING or name in _IDENTITY else _between_sidecars(name)
 
 
@@ -126,7 +134,6 @@ _NOMINATES_NOTHING: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close", b
 def _pass(headers: Headers, known: _Known) -> Headers:
     kept: Headers = []
     once: list[bytes] = []
-    nominated: set[bytes] = set()
     for field in headers:
         name, value = field
         action = known[name]
@@ -149,36 +156,76 @@ def _pass(headers: Headers, known: _Known) -> Headers:
         elif action is _RENAME:
             kept.append((b"dapr-" + name, value))
         elif value not in _NOMINATES_NOTHING:
-            nominated |= {option.strip(b" \t").lower() for option in value.split(b",")}
-    if nominated:
-        nominated.add(b"connection")
-        return _pass([field for field in headers if field[0] not in nominated], known)
+            return _pass(_without_nominated(headers), known)
     return kept
 
 
 # ── requests ──
 
 
-def outbound(headers: Headers, added: Headers, *, drop_token: bool = False) -> Headers:
-    """Return the fields that a caller's sidecar sends to the callee's in the native form.
+Noted: TypeAlias = dict[bytes, list[bytes]]
+"""Values, in order, of those fields of a request that decide something in the caller's sidecar."""
+
+
+def survey(headers: Headers, *, drop_token: bool = False) -> tuple[Headers, Noted | None]:
+    """Look once at each field of an app's request: what leaves the caller's sidecar, and what it must know.
 
     Gone are hop-by-hop fields and those that ``Connection`` names (H-47), ``host``, ``content-length``,
-    ``dapr-app-id`` (H-20), the identity fields (H-48) and all that is Tieline's own.
+    ``dapr-app-id`` (H-20), the identity fields (H-48), all that is Tieline's own, and the trace context, which is
+    put back when it is decided.
 
     Args:
         headers: The fields of the app's request.
-        added: What is put behind them: ``forwarded`` and the caller's part of ``identity``.
         drop_token: An API token is configured, so that it must not travel on (H-124).
+
+    Returns:
+        The fields that pass, in a list of its own; and the values of ``traceparent``, ``tracestate``, ``baggage``,
+        ``dapr-app-id``, ``authorization``, and of an ``accept`` that asks for events. ``None`` if it has none.
     """
-    kept = _pass(headers, _OUTBOUND_NO_TOKEN if drop_token else _OUTBOUND)
-    kept += added
-    return kept
+    known = _OUTBOUND_NO_TOKEN if drop_token else _OUTBOUND
+    kept: Headers = []
+    noted: Noted | None = None
+    for field in headers:
+        name, value = field
+        action = known[name]
+        if not action:
+            kept.append(field)
+        elif action is _DROP:
+            continue
+        elif action is _UNUSUAL:
+            kept.append(field)
+            if len(value) >= len(_EVENT_STREAM) and value.strip().lower() == _EVENT_STREAM:
+                noted = _note(noted, field)
+        elif action is _CONNECTION:
+            if value not in _NOMINATES_NOTHING:
+                return survey(_without_nominated(headers), drop_token=drop_token)
+        else:
+            if action is _NOTE_AND_KEEP:
+                kept.append(field)
+            noted = _note(noted, field)
+    return kept, noted
+
+
+def _note(noted: Noted | None, field: tuple[bytes, bytes]) -> Noted:
+    name, value = field
+    if noted is None:
+        return {name: [value]}
+    noted.setdefault(name, []).append(value)
+    return noted
+
+
+def _without_nominated(headers: Headers) -> Headers:
+    """Return the fields that no ``Connection`` field names, without those themselves."""
+    nominated = {
+        option.strip(b" \t").lower() for name, value in headers if name == b"connection" for option in value.split(b",")
+    }
+    return [field for field in headers if field[0] != b"connection" and field[0] not in nominated]
 
 
 def to_app(headers: Headers, added: Headers, *, app_token: bytes = b"", drop_token: bool = False) -> Headers:
     """Return the fields that reach the called app, from another sidecar or, for self invocation, from the caller.
 
-    Gone is what ``outbound`` drops, ``destination-app-id``, and names that end in ``-bin``; ``grpc-`` names get
+    Gone is what ``survey`` drops, ``destination-app-id``, and names that end in ``-bin``; ``grpc-`` names get
     ``dapr-`` in front; ``baggage`` and ``content-type`` are reduced to their first value.
 
     Args:
@@ -317,14 +364,27 @@ class BadFields(ValueError):
 _CONNECTION_SPECIFIC: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"http2-settings"}
 )
-_CR: Final = 0x0D
-_LF: Final = 0x0A
-_NUL: Final = 0x00
-_TAB: Final = 0x09
+# All but control characters.
+_PRINTABLE: Final = bytes([*range(0x20, 0x7F), *range(0x80, 0x100)])
 _BLANKS: Final = b" \t"
 
 # Names that were found good; ``te`` is never among them, as its value matters.
 _good_names: Final[set[bytes]] = set()
+
+
+def are_safe(values: list[bytes]) -> bool:
+    """Tell by one look at all of them whether no value needs a closer one.
+
+    Two blanks in a row, a tab, and a blank at either end are the only signs of a blank at the end of a value; they
+    may be innocent, but they are rare, and then each value is looked at. So with control characters: the tab is fine.
+    """
+    joined = b" ".join(values)
+    return not (
+        joined.translate(None, _PRINTABLE)
+        or joined.find(b"  ") >= 0
+        or joined.startswith(b" ")
+        or joined.endswith(b" ")
+    )
 
 
 def check_h2_fields(headers: Headers) -> None:
@@ -334,28 +394,16 @@ def check_h2_fields(headers: Headers) -> None:
         headers: Fields without pseudo-header fields, values as they came.
 
     Raises:
-        BadFields: A name is no lower-case token or belongs to a connection, a value has CR, LF, NUL or blanks at
-            its ends, or ``te`` is anything but ``trailers``.
+        BadFields: A name is no lower-case token or belongs to a connection, a value has blanks at its ends or a
+            control character other than the tab, or ``te`` is anything but ``trailers``.
     """
     values = [value for name, value in headers if name in _good_names or (name == b"te" and value == b"trailers")]
-    if len(values) == len(headers):
-        # One look at all values. Two blanks in a row, a tab, and a blank at either end are the only signs of a blank
-        # at the end of a value; they may be innocent, but they are rare, and then each value is looked at.
-        joined = b" ".join(values)
-        if not (
-            _CR in joined
-            or _LF in joined
-            or _NUL in joined
-            or _TAB in joined
-            or joined.find(b"  ") >= 0
-            or joined.startswith(b" ")
-            or joined.endswith(b" ")
-        ):
-            return
+    if len(values) == len(headers) and are_safe(values):
+        return
     for name, value in headers:
         _check_h2_name(name, value)
-        if _CR in value or _LF in value or _NUL in value:
-            raise BadFields("a field value has a line break or NUL")
+        if value.translate(None, _PRINTABLE).strip(b"\t"):
+            raise BadFields("a field value has a control character")
         if value and (value[0] in _BLANKS or value[-1] in _BLANKS):
             raise BadFields("a field value begins or ends with a blank")
 

@@ -300,7 +300,9 @@ def check_percent(method: bytes, url_prefix: str, query: bytes = b"") -> str | N
 
 # ── the verb ──
 
-_VERBS: Final = {verb: verb for verb in (b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS", b"TRACE")}
+PLAIN_VERBS: Final = frozenset([b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS", b"TRACE"])
+"""Verbs that reach the app as they are."""
+_VERBS: Final = {verb: verb for verb in PLAIN_VERBS}
 
 
 def app_verb(verb: bytes) -> bytes:

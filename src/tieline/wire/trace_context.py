@@ -16,7 +16,6 @@ _LOWER_HEX: Final = b"0123456789abcdef"
 _DASH: Final = 0x2D
 _NO_TRACE: Final = b"0" * 32
 _NO_SPAN: Final = b"0" * 16
-_FIELDS: Final = frozenset({b"traceparent", b"tracestate"})
 
 MAX_TRACESTATE_BYTES: Final = 512
 """A longer ``tracestate`` still reaches the app, but does not come back on the answer (O-7)."""
@@ -37,7 +36,7 @@ class TraceParent(NamedTuple):
     flags: int
 
 
-class Context(NamedTuple):
+class Context:
     """The trace that a request belongs to.
 
     Attributes:
@@ -45,8 +44,19 @@ class Context(NamedTuple):
         tracestate: First line that came with it, valid or not; empty if there was none.
     """
 
-    traceparent: bytes
-    tracestate: bytes
+    __slots__ = ("traceparent", "tracestate")
+
+    def __init__(self, traceparent: bytes, tracestate: bytes = b"") -> None:
+        self.traceparent = traceparent
+        self.tracestate = tracestate
+
+    @property
+    def fields(self) -> Headers:
+        """The fields that carry it."""
+        fields = [(b"traceparent", self.traceparent)]
+        if self.tracestate:
+            fields.append((b"tracestate", self.tracestate))
+        return fields
 
     @property
     def trace_id(self) -> bytes:
@@ -90,41 +100,22 @@ def is_exempt(path: bytes) -> bool:
     return path.find(b"/healthz") >= 0
 
 
-def continue_or_start(headers: Headers, new_ids: Callable[[], tuple[bytes, bytes]]) -> tuple[Headers, Context]:
+def continue_or_start(
+    traceparents: list[bytes] | None, tracestates: list[bytes] | None, new_ids: Callable[[], tuple[bytes, bytes]]
+) -> Context:
     """Continue the caller's trace unchanged, or start an unsampled one if it sent none that is valid (H-55, H-160).
 
     Args:
-        headers: The request's fields.
+        traceparents: Values of the request's ``traceparent`` fields in order, of which the first counts.
+        tracestates: The same of ``tracestate``; they belong to a valid ``traceparent`` only.
         new_ids: Gives a trace id and a span id, e.g. ``IdSource``.
-
-    Returns:
-        The fields to send on, with exactly one ``traceparent`` and at most one ``tracestate``, and what they say.
-        ``headers`` itself if it is so already.
     """
-    traceparent = tracestate = None
-    seen = 0
-    for name, value in headers:
-        if name == b"traceparent":
-            seen += 1
-            if traceparent is None:
-                traceparent = value
-        elif name == b"tracestate":
-            seen += 1
-            if tracestate is None:
-                tracestate = value
-    if traceparent is not None and _is_valid(traceparent):
-        wanted = 1 if tracestate is None else 2
-        if seen == wanted and len(traceparent) == _LENGTH and traceparent.startswith(b"00"):
-            return headers, Context(traceparent, tracestate or b"")
-        traceparent = b"00" + traceparent[2:_LENGTH]
-    else:
-        tracestate = None
-        traceparent = b"00-%b-%b-00" % new_ids()
-    sent = [field for field in headers if field[0] not in _FIELDS] if seen else headers.copy()
-    sent.append((b"traceparent", traceparent))
-    if tracestate is not None:
-        sent.append((b"tracestate", tracestate))
-    return sent, Context(traceparent, tracestate or b"")
+    if traceparents and _is_valid(traceparents[0]):
+        traceparent = traceparents[0]
+        if len(traceparent) != _LENGTH or not traceparent.startswith(b"00"):
+            traceparent = b"00" + traceparent[2:_LENGTH]
+        return Context(traceparent, tracestates[0] if tracestates else b"")
+    return Context(b"00-%b-%b-00" % new_ids())
 
 
 def add_to_answer(headers: Headers, context: Context) -> None:

@@ -27,7 +27,7 @@ class Handler(BaseHTTPRequestHandler):
     """Health, and invocation of apps that are known by the shared folder ``FAKE_APPS``."""
 
     def do_GET(self) -> None:
-        self.send_response(204 if self.path == "/v1.0/healthz/outbound" else 404)
+        self.send_response(204 if self.path in ("/v1.0/healthz", "/v1.0/healthz/outbound") else 404)
         self.end_headers()
 
     def do_POST(self) -> None:

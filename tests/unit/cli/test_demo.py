@@ -40,7 +40,7 @@ def test_the_worked_example_is_shown_with_what_repeats_it(place: Path) -> None:
     assert "/v1.0/invoke/mathService/method/add \\\n     -H 'Content-Type: application/json' -d '{" in shown
     assert shown.count("   200 33  (") == 3
     assert "/v1.0/invoke/mathService.default/method/add" in shown
-    assert "   tieline-cause: name-unknown\n   tieline-hint: start it\n" in shown
+    assert "   why?         tieline-cause: name-unknown\n   what to do?  tieline-hint: start it\n" in shown
     assert "All answers were right." in shown
     assert list(place.iterdir()) == []
 

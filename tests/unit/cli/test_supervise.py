@@ -310,6 +310,39 @@ def test_a_signal_while_the_sidecar_starts_ends_it(tmp_path: Path, port: int) ->
     assert "== APP ==" not in run.out
 
 
+def test_a_kill_leaves_no_process_behind(tmp_path: Path, port: int) -> None:
+    """SIGKILL cannot be caught, so somebody else asks app and sidecar to stop."""
+    with driven(tmp_path, {"command": app(port, "listen"), "app_port": port}) as run:
+        run.until("You're up")
+        listed = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text("ascii")
+        children = [int(word) for word in listed.split()]
+        run.process.kill()
+
+        wait_until(lambda: not any(is_alive(pid) for pid in children), "the end of all children")
+
+    assert len(children) == 3  # sidecar, app, and the guard
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("./missing", "no such file or directory"),
+        ("./script", "permission denied; make it executable"),
+        ("./", "is a dir"),
+    ],
+)
+def test_a_command_given_by_its_path_is_told_what_is_wrong_with_it(tmp_path: Path, name: str, reason: str) -> None:
+    """It is not looked for in PATH, so PATH is not to blame."""
+    (tmp_path / "script").write_text("exit 0")
+    path = f"{tmp_path}/{name.removeprefix('./')}"
+
+    with driven(tmp_path, {"command": [path]}) as run:
+        code = run.end()
+
+    assert code == 1
+    assert f'exec: "{path}": {reason}' in run.err
+
+
 @pytest.mark.rule("K-14")
 def test_a_missing_command_is_told_before_anything_starts(tmp_path: Path) -> None:
     """The words are Dapr's."""

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tieline.model import Headers
+from tieline.wire.headers import survey
 from tieline.wire.trace_context import (
     MAX_TRACESTATE_BYTES,
     Context,
@@ -23,6 +24,18 @@ from tieline.wire.trace_context import (
 TRACE, SPAN = b"0af7651916cd43dd8448eb211c80319c", b"b7ad6b7169203331"
 VALID = b"00-%b-%b-01" % (TRACE, SPAN)
 FRESH = b"00-%b-%b-00" % (b"1" * 32, b"2" * 16)
+
+
+def traced(headers: Headers) -> tuple[Headers, Context]:
+    """What a request's fields become on their way through the caller's sidecar, and the context that holds."""
+    kept, noted = survey(headers)
+    noted = noted or {}
+    context = continue_or_start(noted.get(b"traceparent"), noted.get(b"tracestate"), new_ids)
+    return kept + context.fields, context
+
+
+def parts(context: Context) -> tuple[bytes, bytes]:
+    return context.traceparent, context.tracestate
 
 
 def new_ids() -> tuple[bytes, bytes]:
@@ -90,10 +103,10 @@ def test_a_traceparent_is_written_in_version_00() -> None:
 def test_a_valid_context_passes_on_unchanged(state: Headers) -> None:
     headers = [(b"x-a", b"1"), (b"traceparent", VALID), *state, (b"x-b", b"2")]
 
-    sent, context = continue_or_start(headers, new_ids)
+    sent, context = traced(headers)
 
-    assert sent is headers
-    assert context == Context(VALID, state[0][1] if state else b"")
+    assert sorted(sent) == sorted(headers)
+    assert parts(context) == (VALID, state[0][1] if state else b"")
     assert context.trace_id == TRACE
 
 
@@ -101,10 +114,10 @@ def test_a_valid_context_passes_on_unchanged(state: Headers) -> None:
 def test_without_a_context_a_fresh_one_is_sent_that_is_not_sampled() -> None:
     headers = [(b"x-a", b"1")]
 
-    sent, context = continue_or_start(headers, new_ids)
+    sent, context = traced(headers)
 
     assert sent == [(b"x-a", b"1"), (b"traceparent", FRESH)]
-    assert context == Context(FRESH, b"")
+    assert parts(context) == (FRESH, b"")
     assert headers == [(b"x-a", b"1")]
 
 
@@ -113,25 +126,25 @@ def test_without_a_context_a_fresh_one_is_sent_that_is_not_sampled() -> None:
 def test_an_invalid_context_is_replaced_and_its_state_dropped(value: bytes) -> None:
     headers = [(b"traceparent", value), (b"x-a", b"1"), (b"tracestate", b"a=1")]
 
-    assert continue_or_start(headers, new_ids) == (
-        [(b"x-a", b"1"), (b"traceparent", FRESH)],
-        Context(FRESH, b""),
-    )
+    sent, context = traced(headers)
+
+    assert sent == [(b"x-a", b"1"), (b"traceparent", FRESH)]
+    assert parts(context) == (FRESH, b"")
 
 
 @pytest.mark.rule("O-7")
 def test_a_state_alone_does_not_travel() -> None:
-    assert continue_or_start([(b"tracestate", b"a=1")], new_ids)[0] == [(b"traceparent", FRESH)]
+    assert traced([(b"tracestate", b"a=1")])[0] == [(b"traceparent", FRESH)]
 
 
 @pytest.mark.rule("H-160", "O-6")
 def test_a_higher_version_is_rewritten() -> None:
     headers = [(b"traceparent", b"01" + VALID[2:] + b"-extra"), (b"tracestate", b"a=1")]
 
-    sent, context = continue_or_start(headers, new_ids)
+    sent, context = traced(headers)
 
     assert sent == [(b"traceparent", VALID), (b"tracestate", b"a=1")]
-    assert context == Context(VALID, b"a=1")
+    assert parts(context) == (VALID, b"a=1")
 
 
 @pytest.mark.rule("H-55", "O-6", "O-7")
@@ -144,10 +157,10 @@ def test_of_several_lines_the_first_counts() -> None:
         (b"tracestate", b"b=2"),
     ]
 
-    sent, context = continue_or_start(headers, new_ids)
+    sent, context = traced(headers)
 
     assert sent == [(b"traceparent", VALID), (b"tracestate", b"a=1")]
-    assert context == Context(VALID, b"a=1")
+    assert parts(context) == (VALID, b"a=1")
 
 
 @pytest.mark.rule("H-55", "H-56")

@@ -3,84 +3,166 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Final, NamedTuple
 
-from tieline.api.http.errors import api_error, invocation_failed
+from tieline.api.http.errors import api_error, invocation_failed, text_error
+from tieline.api.http.tracing import Tracer, put_back
 from tieline.errors import GrpcCode, TielineError
 from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
-from tieline.model import CallRecord, Headers, Invocation, Reply, Request, Target
-from tieline.wire.headers import to_caller, wants_events
-from tieline.wire.method_path import BadEscape, MethodMissing, app_verb, check, clean, parse_invoke, split_target
+from tieline.model import CallRecord, Invocation, Reply, Request, Target
+from tieline.wire.baggage import BadBaggage
+from tieline.wire.headers import survey, to_caller
+from tieline.wire.method_path import (
+    PLAIN_VERBS,
+    Addressed,
+    BadEscape,
+    MethodMissing,
+    Via,
+    app_verb,
+    check,
+    clean,
+    encode_path,
+    parse_invoke,
+    split_target,
+)
+from tieline.wire.trace_context import is_exempt
 
 NO_TARGET = "failed getting app id either from the URL path or the header dapr-app-id"
+MAX_ROUTES: Final = 1024
+"""How many paths are remembered with what they mean; then the memory starts afresh."""
+MAX_ROUTE_BYTES: Final = 256
+"""Longer paths are worked out anew each time."""
+
+
+class Route(NamedTuple):
+    """What a path means, whoever asks."""
+
+    target: Target
+    method: bytes
+    encoded: bytes
 
 
 class Invoke:
     """The invocation handler: whatever no other route takes comes here (H-21)."""
 
-    def __init__(self, outbound: Handler, observe: Observe, *, app_id: str, namespace: str) -> None:
+    def __init__(
+        self,
+        outbound: Handler,
+        observe: Observe,
+        tracer: Tracer,
+        *,
+        app_id: str,
+        namespace: str,
+        drop_token: bool,
+    ) -> None:
         self._outbound = outbound
         self._observe = observe
+        self._tracer = tracer
         self._app_id = app_id
         self._namespace = namespace
+        self._drop_token = drop_token
+        self._routes: dict[bytes, Route] = {}
 
-    async def __call__(self, request: Request, headers: Headers, trace_id: bytes) -> Reply:
-        """Answer a request that may be an invocation.
-
-        Args:
-            request: As received.
-            headers: Its fields with the trace context that holds from here on.
-            trace_id: Of that context, or empty.
-        """
+    async def __call__(self, request: Request) -> Reply:
+        """Answer a request that may be an invocation."""
+        headers, noted = survey(request.headers, drop_token=self._drop_token)
+        path = request.path
+        tracer = self._tracer
+        context = baggage = None
+        told = False
+        if tracer.enabled:
+            told = not is_exempt(path)
+            try:
+                context, baggage = tracer.begin(noted, checked=told)
+            except BadBaggage as error:
+                _drop(request)
+                return text_error(400, error.text)
+            headers += context.fields
+        elif noted is not None:
+            put_back(headers, noted)
+        record = CallRecord()
+        record.started = perf_counter()
+        record.caller = self._app_id
+        record.verb = request.verb
+        if context is not None:
+            record.trace_id = context.trace_id
+        if request.length:
+            record.request_bytes = request.length
+        route = self._routes.get(path)
+        if route is None or (noted is not None and (b"dapr-app-id" in noted or b"authorization" in noted)):
+            found = self._find(request, record)
+            if isinstance(found, Reply):
+                _drop(request)
+                if context is not None and told:
+                    tracer.complete(found, context, baggage)
+                return found
+            route = found
+        target, method, encoded = route
+        record.target = target
+        record.method = method
+        length = request.length
         try:
-            addressed = parse_invoke(request.path, headers)
+            verb = request.verb
+            if verb not in PLAIN_VERBS:
+                record.verb = verb = app_verb(verb)
+            reply = await self._outbound(
+                Invocation(target, verb, method, encoded, request.query or b"", headers, request.body, length, record)
+            )
+        except TielineError as error:
+            if record.duration_s == 0.0:
+                self._not_sent(record, error)
+                _drop(request)
+            reply = invocation_failed(error, target.addressed)
+        else:
+            reply.headers = to_caller(reply.headers)
+            status = reply.status
+            if status == 304:
+                reply.headers = [field for field in reply.headers if field[0] != b"content-type"]
+            elif status >= 400 and length is not None:
+                _label_error(reply)
+            if noted is not None and b"accept" in noted and not record.local:
+                _mark_events(reply)
+        if context is not None and told:
+            tracer.complete(reply, context, baggage)
+        return reply
+
+    def _find(self, request: Request, record: CallRecord) -> Route | Reply:
+        """Work out what a request means; the answer if it means no call."""
+        try:
+            addressed = parse_invoke(request.path, request.headers)
         except MethodMissing as error:
-            _drop(request)
             return api_error(400, error.code, f"failed to invoke, id: {error.target}, err: {error.text}")
         except BadEscape:
             addressed = None
         if addressed is None:
-            _drop(request)
             return api_error(404, TielineError.code, NO_TARGET)
-        record = CallRecord()
-        record.started = perf_counter()
-        record.caller = self._app_id
-        record.caller_namespace = self._namespace
-        record.trace_id = trace_id
-        record.verb = request.verb
-        length = request.length
-        if length:
-            record.request_bytes = length
         try:
             method = clean(addressed.method)
             record.method = method
             check(method)
-            record.target = target = split_target(addressed.target, self._namespace)
-            record.verb = verb = app_verb(request.verb)
+            target = split_target(addressed.target, self._namespace)
         except TielineError as error:
-            if record.target is not None and not self._is_own(record.target):
-                # The callee's sidecar would have refused it, so that is how it is told (H-39).
-                error.text = f"error invoking app channel: {error.detail}"
-                error.grpc_code = GrpcCode.INTERNAL
-            self._observe.failed(record, error)
-            _drop(request)
+            self._not_sent(record, error)
             return invocation_failed(error, addressed.target)
-        call = Invocation(target, verb, method, request.query or b"", headers, request.body, length, record)
-        try:
-            reply = await self._outbound(call)
-        except TielineError as error:
-            return invocation_failed(error, addressed.target)
-        reply.headers = to_caller(reply.headers)
-        if reply.status == 304:
-            reply.headers = [field for field in reply.headers if field[0] != b"content-type"]
-        elif reply.status >= 400 and length is not None:
-            _label_error(reply)
-        if not record.local and wants_events(headers):
-            _mark_events(reply)
-        return reply
+        route = Route(target, method, encode_path(method))
+        self._remember(request.path, addressed, route)
+        return route
 
-    def _is_own(self, target: Target) -> bool:
-        return target.app_id == self._app_id and target.namespace == self._namespace
+    def _remember(self, path: bytes, addressed: Addressed, route: Route) -> None:
+        if addressed.via is Via.PATH and len(path) <= MAX_ROUTE_BYTES:
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            self._routes[path] = route
+
+    def _not_sent(self, record: CallRecord, error: TielineError) -> None:
+        """End the record of a call that never set out."""
+        target = record.target
+        if target is not None and (target.app_id != self._app_id or target.namespace != self._namespace):
+            # The callee's sidecar would have refused it, so that is how it is told (H-39).
+            error.text = f"error invoking app channel: {error.detail}"
+            error.grpc_code = GrpcCode.INTERNAL
+        self._observe.failed(record, error)
 
 
 def _drop(request: Request) -> None:

@@ -10,11 +10,12 @@ from tieline.api.http.errors import text_error
 from tieline.api.http.health import Health
 from tieline.api.http.invoke import Invoke
 from tieline.api.http.metadata import Metadata
-from tieline.model import Headers, Reply, Request
+from tieline.api.http.tracing import Tracer
+from tieline.model import Reply, Request
 from tieline.wire.baggage import BadBaggage
-from tieline.wire.baggage import check as check_baggage
+from tieline.wire.headers import survey
 from tieline.wire.method_path import normalise_route
-from tieline.wire.trace_context import Context, IdSource, add_to_answer, continue_or_start, is_exempt
+from tieline.wire.trace_context import is_exempt
 
 log = logging.getLogger("dapr.runtime.http")
 
@@ -27,7 +28,6 @@ class HttpApi:
 
     Args:
         shutdown: Begins the shutdown; ``True`` means at once.
-        tracing: False only if the sampling rate says so: then trace headers are ordinary headers (O-1).
     """
 
     def __init__(
@@ -37,15 +37,13 @@ class HttpApi:
         health: Health,
         metadata: Metadata,
         shutdown: Callable[[bool], None],
-        tracing: bool,
-        new_ids: IdSource,
+        tracer: Tracer,
     ) -> None:
         self._invoke = invoke
         self._health = health
         self._metadata = metadata
         self._shutdown = shutdown
-        self._tracing = tracing
-        self._new_ids = new_ids
+        self._tracer = tracer
         self._routes: dict[tuple[bytes, bytes], Route] = {
             (b"GET", b"/v1.0/healthz"): self._get_health,
             (b"GET", b"/v1.0/healthz/outbound"): self._get_outbound,
@@ -53,37 +51,32 @@ class HttpApi:
             (b"POST", b"/v1.0/shutdown"): self._post_shutdown,
         }
 
-    async def __call__(self, request: Request) -> Reply:
+    def __call__(self, request: Request) -> Awaitable[Reply]:
         """Answer one request; see ``net.http2_server.Handler``."""
         path = request.path
-        if not self._tracing or is_exempt(path):
-            return await self._answer(request, request.headers, b"")
-        values = [value for name, value in request.headers if name == b"baggage"]
+        if path.startswith(b"/v1.0/invoke/") and path.find(b"/.") < 0:
+            return self._invoke(request)
+        route = self._route(request.verb, path)
+        return self._invoke(request) if route is None else self._own(request, route)
+
+    async def _own(self, request: Request, route: Route) -> Reply:
+        """Answer for an API of the sidecar's own."""
+        if not self._tracer.enabled or is_exempt(request.path):
+            return await route(request)
+        _, noted = survey(request.headers)
         try:
-            baggage = check_baggage(values) if values else None
+            context, baggage = self._tracer.begin(noted)
         except BadBaggage as error:
             _drop(request)
             return text_error(400, error.text)
-        headers, context = continue_or_start(request.headers, self._new_ids)
-        reply = await self._answer(request, headers, context.trace_id)
-        _complete(reply, context, baggage)
+        reply = await route(request)
+        self._tracer.complete(reply, context, baggage)
         return reply
-
-    async def _answer(self, request: Request, headers: Headers, trace_id: bytes) -> Reply:
-        path = request.path
-        if path.startswith(b"/v1.0/invoke/") and path.find(b"/.") < 0:
-            return await self._invoke(request, headers, trace_id)
-        route = self._route(request.verb, path)
-        if route is not None:
-            return await route(request)
-        if path == b"*" and request.verb == b"OPTIONS":
-            return Reply(200, [])
-        return await self._invoke(request, headers, trace_id)
 
     def _route(self, verb: bytes, path: bytes) -> Route | None:
         """Return the handler of an API of the sidecar's own, by the cleaned, still encoded path (H-24)."""
         if not path.startswith(b"/"):
-            return None
+            return self._get_options if path == b"*" and verb == b"OPTIONS" else None
         route = normalise_route(path)
         found = self._routes.get((verb, route))
         if found is None and verb == b"PUT" and route.startswith(_METADATA):
@@ -93,6 +86,10 @@ class HttpApi:
         return found
 
     # ── the sidecar's own APIs ─────────────────────────────────────────────────────────────────────
+    async def _get_options(self, request: Request) -> Reply:
+        _drop(request)
+        return Reply(200, [])
+
     async def _get_health(self, request: Request) -> Reply:
         _drop(request)
         return self._health.answer(request.query)
@@ -117,12 +114,6 @@ class HttpApi:
         forced = next((value for name, value in request.headers if name == b"dapr-force-shutdown"), b"")
         self._shutdown(forced.lower() == b"true")
         return Reply(204, [])
-
-
-def _complete(reply: Reply, context: Context, baggage: bytes | None) -> None:
-    add_to_answer(reply.headers, context)
-    if baggage is not None and not any(name == b"baggage" for name, _ in reply.headers):
-        reply.headers.append((b"baggage", baggage))
 
 
 def _drop(request: Request) -> None:

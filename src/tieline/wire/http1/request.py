@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tieline.model import Headers
+from tieline.model import Headers, Request
 from tieline.wire.http1.fields import (
     MAX_FIELDS,
     TOKEN_CHARS,
@@ -41,27 +41,21 @@ _DECIDING: Final = frozenset([b"host", b"content-length", b"transfer-encoding", 
 _Line = tuple[bytes, bytes, "bytes | None", int]
 
 
-class RequestHead:
-    """A request without its body.
+class RequestHead(Request):
+    """A request as it came over HTTP/1.1; its body is still to be read, and ``body`` empty.
+
+    ``path`` has its percent escapes checked but not decoded. It is ``b"*"`` for ``OPTIONS *`` and the authority as
+    given for ``CONNECT``; scheme and authority of an absolute target are dropped. ``authority`` is ``Host``, ``b""`` if
+    that is empty, or absent from HTTP/1.0.
 
     Attributes:
-        verb: Verb as sent; any token.
-        path: Raw target without query, percent escapes checked but not decoded. ``b"*"`` for ``OPTIONS *``; the
-            authority as given for ``CONNECT``; scheme and authority of an absolute target are dropped.
-        query: Raw query without the question mark; ``None`` if there was no question mark.
-        headers: All fields in order, hop-by-hop and framing ones included.
-        length: Declared length of the body in bytes, 0 if there is no body, ``None`` if it is chunked.
         version_minor: 0 for HTTP/1.0, else 1.
         keep_alive: Whether the client will go on after this request.
         expect_continue: Whether the client waits for a 100 before it sends the body (H-53); never without a body.
         upgrade: Lower-case ``Upgrade`` value if ``Connection`` lists it, else ``b""``.
-        host: Value of ``Host``; ``b""`` if empty, or absent from HTTP/1.0.
     """
 
-    __slots__ = (
-        "expect_continue", "headers", "host", "keep_alive", "length", "path", "query", "upgrade", "verb",
-        "version_minor",
-    )  # fmt: skip
+    __slots__ = ("expect_continue", "keep_alive", "upgrade", "version_minor")
 
     def __init__(
         self,
@@ -80,12 +74,15 @@ class RequestHead:
         self.path = path
         self.query = query
         self.headers = headers
+        self.body = b""
         self.length = length
+        self.authority = host
+        self.protocol = b""
+        self.native = 0
         self.version_minor = version_minor
         self.keep_alive = keep_alive
         self.expect_continue = expect_continue
         self.upgrade = upgrade
-        self.host = host
 
 
 class RequestParser(MessageReader):

@@ -11,12 +11,15 @@ stream's window is refilled only then, the connection's at once, unless more tha
 streams lie unread: so one slow reader never holds up the others.
 
 Stream errors are answered with RST_STREAM here and told to the listener; connection errors end in ``fault``.
-What is ambiguous or may not cross to HTTP/1.1 is refused in ``_head``.
+What is ambiguous or may not cross to HTTP/1.1 is refused in ``messages``.
+
+What a peer may cost is bounded in ``Limits``. Frames that bring nothing and streams that are cut off draw on two
+budgets, into which each stream opened pays: so a busy connection may have many of them, and a flood is not paid for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from tieline.model import Headers
@@ -48,7 +51,15 @@ from tieline.wire.http2.frames import (
     ErrorCode,
     Setting,
 )
-from tieline.wire.http2.hpack import BadBlock, BlockTooLarge, HeaderDecoder, HeaderEncoder
+from tieline.wire.http2.hpack import (
+    NEVER_INDEXED,
+    BadBlock,
+    BlockTooLarge,
+    Fields,
+    HeaderDecoder,
+    HeaderEncoder,
+    flagged,
+)
 from tieline.wire.http2.limits import Budget, Limits
 from tieline.wire.http2.messages import Malformed, RequestHead, read_request, read_response
 
@@ -56,6 +67,8 @@ LOCAL: Final = 1
 REMOTE: Final = 2
 BOTH: Final = 3
 
+FAR_AWAY_S: Final = 0.002
+"""A sender that waits so long for credit is a long way off, and gets a larger window."""
 MAX_ENTRY: Final = 4096 + 32
 """What one field can count at most if it came out of the compression table."""
 
@@ -77,50 +90,35 @@ class ConnectionFault(Exception):
 class Stream:
     """One exchange. ``handler`` belongs to the owner; everything else to the connection.
 
+    Most streams carry a few frames, so that defaults are class attributes: a stream pays for what it sets.
+
     Attributes:
         id: Stream number.
         closed: Bits: 1 we ended our side, 2 the peer ended its side, 3 over (also after a reset).
         handler: Whatever the owner attaches.
     """
 
-    __slots__ = (
-        "bodiless",
-        "closed",
-        "credit",
-        "got_head",
-        "grows",
-        "handler",
-        "id",
-        "length",
-        "offset",
-        "pending",
-        "pending_end",
-        "recv_window",
-        "send_window",
-        "stalled_at",
-        "trailers",
-        "unread",
-        "window",
-    )
+    closed: int = 0
+    handler: Any = None
+    unread: int = 0
+    credit: int = 0
+    returned: int = 0
+    returned_at: float = 0.0
+    since: float = 0.0
+    stalled_at: float = 0.0
+    grows: bool = False
+    pending: bytes | None = None
+    offset: int = 0
+    pending_end: bool = False
+    trailers: Headers | None = None
+    got_head: bool = False
+    length: int | None = None
+    bodiless: bool = False
 
     def __init__(self, number: int, send_window: int, recv_window: int) -> None:
         self.id = number
-        self.closed = 0
-        self.handler: Any = None
         self.send_window = send_window
-        self.recv_window = recv_window
-        self.window = recv_window
-        self.unread = 0
-        self.credit = 0
-        self.stalled_at = 0.0
-        self.grows = False
-        self.pending: bytes | None = None
-        self.offset = 0
-        self.pending_end = False
-        self.trailers: Headers | None = None
-        self.got_head = False
-        self.length: int | None = None
-        self.bodiless = False
+        self.recv_window = self.window = recv_window
 
 
 class Listener(Protocol):
@@ -141,6 +139,7 @@ class Listener(Protocol):
     def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
         """The stream was cut off: by the peer, or (``local``) by us for a stream error.
 
+        What of its body lies unread counts as given back.
         ``unprocessed``: the peer has certainly not looked at the request (REFUSED_STREAM, or above GOAWAY).
         """
 
@@ -213,9 +212,15 @@ class Connection:
         self._blocked: dict[int, Stream] = {}
         self._block: tuple[int, int, list[bytes], int] | None = None
         self._forgotten: dict[int, None] = {}
+        self._forgotten_below = 0
         self._control = Budget(limits.control_burst, limits.control_rate, clock)
         self._resets = Budget(limits.reset_burst, limits.reset_rate, clock)
         self._need_preface = not client
+        self._need_settings = True
+        self._opened = 0
+        self._control_opened = self._resets_opened = 0
+        self._granted = DEFAULT_WINDOW
+        self._pinged_at = (0, 0)
         self._open()
 
     def _open(self) -> None:
@@ -233,7 +238,8 @@ class Connection:
         if self._native:
             values[Setting.NATIVE] = NATIVE_FORM
         self.out.append(frames.settings(values))
-        self.out.append(frames.window_update(0, limits.connection_window - DEFAULT_WINDOW))
+        if limits.connection_window > DEFAULT_WINDOW:
+            self.out.append(frames.window_update(0, limits.connection_window - DEFAULT_WINDOW))
 
     # ── out ────────────────────────────────────────────────────────────────────────────────────────
     def take(self) -> bytes:
@@ -262,22 +268,27 @@ class Connection:
         """Whether the peer takes one more stream now."""
         return len(self.streams) < self.peer_max_streams and not self.draining and self.fault is None
 
-    def send_request(self, pseudo: list[tuple[bytes, bytes, bool]], headers: Headers, *, end: bool) -> Stream:
-        """Open a stream. ``can_open`` must hold."""
+    def send_request(self, fields: Fields, *, end: bool) -> Stream:
+        """Open a stream. ``can_open`` must hold.
+
+        ``fields``: As ``hpack.HeaderEncoder.encode`` takes them, the four pseudo-headers first, ``:method`` leading.
+        """
         number = self._next_id
         self._next_id = number + 2
         if self._next_id > MAX_STREAM_ID - 2:
             self.draining = True
         stream = self.streams[number] = Stream(number, self._peer_window, self.limits.stream_window)
-        stream.bodiless = pseudo[0][1] == b"HEAD"
-        self._put_block(stream, self._encoder.encode(pseudo, headers), end)
+        if fields[0][1] == b"HEAD":
+            stream.bodiless = True
+        self._put_block(stream, self._encoder.encode(fields), end)
         return stream
 
     def send_response(self, stream: Stream, status: int, headers: Headers, *, end: bool) -> None:
         """Answer a request. Harmless on a stream that is over."""
         if not stream.closed & LOCAL:
-            block = self._encoder.encode([(b":status", b"%d" % status, False)], headers)
-            self._put_block(stream, block, end)
+            fields: Fields = [(b":status", b"%d" % status, False)]
+            fields += [(name, value, name in NEVER_INDEXED) for name, value in headers]
+            self._put_block(stream, self._encoder.encode(fields), end)
 
     def send_trailers(self, stream: Stream, headers: Headers) -> None:
         """End our side with trailers, after what is still pending."""
@@ -286,7 +297,7 @@ class Connection:
         if stream.pending is not None:
             stream.trailers = headers
         elif headers:
-            self._put_block(stream, self._encoder.encode([], headers), True)
+            self._put_block(stream, self._encoder.encode(flagged(headers)), True)
         else:
             self.send_data(stream, b"", end=True)
 
@@ -314,6 +325,12 @@ class Connection:
             if end:
                 self._close_local(stream)
             return True
+        if not size:
+            # Needs no room in any window (RFC 9113 §6.9.1), and could wait for ever in one that went below zero.
+            if end:
+                self.out.append(frames.frame(DATA, END_STREAM, stream.id, b""))
+                self._close_local(stream)
+            return True
         stream.pending = data
         stream.offset = 0
         stream.pending_end = end
@@ -328,24 +345,35 @@ class Connection:
             self._forget(stream)
 
     def consumed(self, stream: Stream, size: int) -> None:
-        """Give back ``size`` bytes that ``on_data`` delivered: they were read, or will never be."""
+        """Give back ``size`` bytes that ``on_data`` delivered: they were read, or will never be.
+
+        A reset gives back what the stream still has unread; for such bytes this does nothing.
+        """
+        if size > stream.unread:
+            size = stream.unread
         stream.unread -= size
         self.unread -= size
-        if self._recv_owed and self.unread <= self.limits.unread:
+        if self._recv_owed * 4 >= self.limits.connection_window and self.unread <= self.limits.unread:
             self._return_connection_credit()
         if stream.closed & REMOTE:
             return
         stream.credit += size
         if stream.credit * 2 >= stream.window:
             increment = stream.credit
-            if stream.recv_window * 4 <= stream.window:
-                stream.stalled_at = self._clock()
+            now = self._clock()
+            # All is spent but what was returned last, which a sender far away does not know of yet: if it falls
+            # silent now, the window is too small for the way.
+            if stream.recv_window <= max(stream.returned, stream.window // 4):
+                stream.stalled_at = now
+                stream.since = stream.returned_at
+            stream.returned_at = now
             if stream.grows:
                 stream.grows = False
-                more = min(stream.window, self.limits.stream_window_max - stream.window)
+                more = max(0, min(stream.window, self.limits.stream_window_max - stream.window))
                 stream.window += more
                 increment += more
             stream.credit = 0
+            stream.returned = increment
             stream.recv_window += increment
             self.out.append(frames.window_update(stream.id, increment))
 
@@ -355,11 +383,12 @@ class Connection:
 
     def announce_drain(self) -> None:
         """Server: ask the peer to open no new streams; those already on their way are still served."""
-        self.out.append(frames.goaway(MAX_STREAM_ID, ErrorCode.NO_ERROR, "shutting down"))
+        if self._refuse_above == MAX_STREAM_ID and self.fault is None:
+            self.out.append(frames.goaway(MAX_STREAM_ID, ErrorCode.NO_ERROR, "shutting down"))
 
     def drain(self) -> None:
         """Server: name the last stream that is served; later ones are refused as not processed."""
-        if self._refuse_above == MAX_STREAM_ID:
+        if self._refuse_above == MAX_STREAM_ID and self.fault is None:
             self.draining = True
             self._refuse_above = self._last_peer_id
             self.out.append(frames.goaway(self._last_peer_id, ErrorCode.NO_ERROR, "shutting down"))
@@ -367,8 +396,7 @@ class Connection:
     def close(self, code: ErrorCode, text: str) -> None:
         """Say goodbye; the owner closes the socket once ``out`` is written."""
         if self.fault is None:
-            self.fault = ConnectionFault(code, text)
-            self.out.append(frames.goaway(self._last_peer_id, code, text))
+            self._fail(ConnectionFault(code, text))
 
     def accept_upgrade(self, settings_payload: bytes) -> Stream:
         """Server: begin after an HTTP/1.1 Upgrade with the client's HTTP2-Settings; return stream 1.
@@ -377,7 +405,7 @@ class Connection:
             ConnectionFault: The settings are none.
         """
         self._apply_settings(settings_payload)
-        self._last_peer_id = 1
+        self._last_peer_id = self._opened = 1
         stream = self.streams[1] = Stream(1, self._peer_window, self.limits.stream_window)
         stream.got_head = True
         stream.closed = REMOTE
@@ -391,8 +419,13 @@ class Connection:
         try:
             self._receive(data)
         except ConnectionFault as fault:
-            self.fault = fault
-            self.out.append(frames.goaway(self._last_peer_id, fault.code, fault.text))
+            if self.fault is None:
+                self._fail(fault)
+
+    def _fail(self, fault: ConnectionFault) -> None:
+        self.fault = fault
+        # The last stream that is served never rises from one GOAWAY to the next (RFC 9113 §6.8).
+        self.out.append(frames.goaway(min(self._last_peer_id, self._refuse_above), fault.code, fault.text))
 
     def _receive(self, data: bytes) -> None:
         if self._buffer:
@@ -408,8 +441,12 @@ class Connection:
                 return
             position = len(PREFACE)
             self._need_preface = False
+        if self._need_settings and size - position >= 9:
+            if data[position + 3] != SETTINGS or data[position + 4] & ACK:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2: the first frame is no SETTINGS")
+            self._need_settings = False
         unpack = HEADER.unpack_from
-        while size - position >= 9:
+        while size - position >= 9 and self.fault is None:
             high, low, kind, flags, number = unpack(data, position)
             length = high << 8 | low
             if length > DEFAULT_MAX_FRAME:
@@ -453,8 +490,7 @@ class Connection:
             self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR)
             return
         if stream.stalled_at:
-            stream.grows = self._clock() - stream.stalled_at > 0.002
-            stream.stalled_at = 0.0
+            self._measure_silence(stream)
         if flags & PADDED:
             if not size or payload[0] >= size:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
@@ -473,7 +509,7 @@ class Connection:
             return
         if stream.length is not None:
             stream.length -= size
-            if stream.length < 0 or (end and stream.length and not stream.bodiless):
+            if stream.length < 0 or (end and stream.length):
                 self._stream_error(stream, ErrorCode.PROTOCOL_ERROR)
                 return
         stream.unread += size
@@ -481,6 +517,17 @@ class Connection:
         if end:
             self._close_remote(stream)
         self.listener.on_data(stream, payload, bool(end))
+
+    def _measure_silence(self, stream: Stream) -> None:
+        """Tell a sender that waited for its window, a long way off, from one that had nothing to say."""
+        now = self._clock()
+        silence = now - stream.stalled_at
+        if silence > FAR_AWAY_S and silence * 4 > now - stream.since:
+            stream.grows = True
+            stream.stalled_at = 0.0
+        else:
+            # What comes out of the credit returned last shows that it is known.
+            stream.stalled_at = 0.0 if stream.recv_window < stream.returned else now
 
     def _on_headers(self, number: int, flags: int, payload: bytes) -> None:
         if not number:
@@ -534,15 +581,16 @@ class Connection:
                 return
             stream = self._accept(number)
             if stream is None:
+                self._spend_reset()
                 return
         elif stream.closed & REMOTE:
             self._stream_error(stream, ErrorCode.STREAM_CLOSED)
             return
         try:
-            if stream.got_head:
-                self._trailers(stream, fields, end)
-            elif self._too_large(fields):
+            if self._too_large(fields, len(block)):
                 self._head_too_large(stream, end)
+            elif stream.got_head:
+                self._trailers(stream, fields, end)
             elif self.client:
                 self._response(stream, fields, end)
             else:
@@ -556,9 +604,8 @@ class Connection:
         if number > self._refuse_above or len(self.streams) >= self.limits.streams:
             self.out.append(frames.rst_stream(number, ErrorCode.REFUSED_STREAM))
             self._remember(number)
-            if len(self.streams) >= self.limits.streams:
-                self._spend_reset()
             return None
+        self._opened += 1
         stream = self.streams[number] = Stream(number, self._peer_window, self.limits.stream_window)
         return stream
 
@@ -580,11 +627,10 @@ class Connection:
             self._spend_control("interim answers")
             return
         stream.got_head = True
-        stream.length = length
-        if status in (204, 304):
-            stream.bodiless = True
+        # Whatever the length says, no body belongs to these (RFC 9110 §6.4.1).
+        stream.length = 0 if stream.bodiless or status == 204 or status == 304 else length
         if end:
-            if length and not stream.bodiless:
+            if stream.length:
                 raise Malformed("content-length without a body")
             self._close_remote(stream)
         self.listener.on_response(stream, status, headers, end)
@@ -592,7 +638,7 @@ class Connection:
     def _trailers(self, stream: Stream, fields: list[tuple[bytes, bytes, bool]], end: bool) -> None:
         if not end:
             raise Malformed("second header block does not end the stream")
-        if stream.length and not stream.bodiless:
+        if stream.length:
             raise Malformed("body shorter than its content-length")
         headers = [(name, value) for name, value, _ in fields]
         try:
@@ -602,15 +648,16 @@ class Connection:
         self._close_remote(stream)
         self.listener.on_trailers(stream, headers)
 
-    def _too_large(self, fields: list[tuple[bytes, bytes, bool]]) -> bool:
+    def _too_large(self, fields: list[tuple[bytes, bytes, bool]], packed: int) -> bool:
         limit = self.limits.header_list
         count = len(fields)
-        if count * MAX_ENTRY <= limit:
+        # Most are small beyond doubt: a field comes out of the table, or out of the block at 5 bits a byte at least.
+        if count * MAX_ENTRY + packed * 2 <= limit:
             return False
         return sum([len(name) + len(value) for name, value, _ in fields]) + 32 * count > limit
 
     def _head_too_large(self, stream: Stream, end: bool) -> None:
-        if self.client:
+        if self.client or stream.got_head:
             self._stream_error(stream, ErrorCode.ENHANCE_YOUR_CALM)
             return
         stream.got_head = True
@@ -623,8 +670,6 @@ class Connection:
             self._on_window_update(number, payload)
         elif kind == SETTINGS:
             self._on_settings(number, flags, payload)
-        elif not self.got_settings:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "first frame is no SETTINGS")
         elif kind == PING:
             self._on_ping(number, flags, payload)
         elif kind == RST_STREAM:
@@ -647,10 +692,12 @@ class Connection:
         if not number:
             if not increment:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            self._granted += increment
             self._send_window += increment
             if self._send_window > MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "connection window too large")
             if self._blocked:
+                self._spend_dribble(increment)
                 self.pump()
             return
         stream = self.streams.get(number)
@@ -665,6 +712,7 @@ class Connection:
         if stream.send_window > MAX_WINDOW:
             self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR)
         elif stream.pending is not None:
+            self._spend_dribble(increment)
             self._blocked[number] = stream
             self.pump()
 
@@ -674,16 +722,23 @@ class Connection:
         if flags & ACK:
             if payload:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with content")
+            self._spend_control("SETTINGS acknowledgements")
             return
         self._spend_control("SETTINGS frames")
+        if not self.got_settings and self.client:
+            self.peer_max_streams = MAX_STREAM_ID  # no limit, unless it names one (RFC 9113 §6.5.2)
         self._apply_settings(payload)
         self.out.append(frames.frame(SETTINGS, ACK, 0, b""))
+        # After the acknowledgement: until it comes, the peer may hold us to its old values.
+        self.pump()
         self.got_settings = True
         self.listener.on_settings()
 
     def _apply_settings(self, payload: bytes) -> None:
         if len(payload) % 6:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
+        if len(payload) > self.limits.settings * 6:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many settings in a frame")
         for at in range(0, len(payload), 6):
             key = int.from_bytes(payload[at : at + 2], "big")
             value = int.from_bytes(payload[at + 2 : at + 6], "big")
@@ -701,10 +756,10 @@ class Connection:
                 if value > 1 or (value and self.client):
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
             elif key == Setting.ENABLE_CONNECT_PROTOCOL:
-                if value > 1:
+                if value > 1 or value < self.peer_connect_protocol:
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_CONNECT_PROTOCOL {value}")
                 self.peer_connect_protocol = bool(value)
-            elif key == Setting.NATIVE and self._native:
+            elif key == Setting.NATIVE and self._native and not self.got_settings:
                 self.peer_native = min(value, NATIVE_FORM)
 
     def _resize_windows(self, value: int) -> None:
@@ -718,17 +773,20 @@ class Connection:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "stream window too large")
             if stream.pending is not None:
                 self._blocked[stream.id] = stream
-        self.pump()
 
     def _on_ping(self, number: int, flags: int, payload: bytes) -> None:
         if number:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
         if len(payload) != 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING of a wrong size")
+        # Go's gRPC measures the line with a PING whenever DATA reached it: these are no flood.
+        moved = (self._granted - self._send_window, self._recv_owed)
+        if moved == self._pinged_at or len(self.out) > self.limits.held_frames:
+            self._spend_control("PING frames")
+        self._pinged_at = moved
         if flags & ACK:
             self.listener.on_ping_ack(payload)
         else:
-            self._spend_control("PING frames")
             self.out.append(frames.frame(PING, ACK, 0, payload))
 
     def _on_rst_stream(self, number: int, payload: bytes) -> None:
@@ -740,12 +798,13 @@ class Connection:
         if stream is None:
             if self._is_idle(number):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+            self._spend_control("RST_STREAM frames")
             return
         if not self.client:
             self._spend_reset()
         code = int.from_bytes(payload, "big")
         self._drop(stream)
-        refused = self.client and code == ErrorCode.REFUSED_STREAM
+        refused = self.client and code == ErrorCode.REFUSED_STREAM and not stream.got_head
         self.listener.on_reset(stream, code, local=False, unprocessed=refused)
         self._freed()
 
@@ -760,8 +819,11 @@ class Connection:
         if self.client:
             self.draining = True
             for stream in [stream for stream in self.streams.values() if stream.id > last]:
+                if stream.closed == BOTH:
+                    continue  # by the owner, when it heard of another
                 self._drop(stream)
-                self.listener.on_reset(stream, ErrorCode.REFUSED_STREAM, local=False, unprocessed=True)
+                self._remember(stream.id)
+                self.listener.on_reset(stream, ErrorCode.REFUSED_STREAM, local=False, unprocessed=not stream.got_head)
         self.listener.on_goaway(code, payload[8:])
 
     def _on_priority(self, number: int, payload: bytes) -> None:
@@ -803,7 +865,7 @@ class Connection:
         assert data is not None
         left = len(data) - stream.offset
         size = min(left, stream.send_window, self._send_window, self._peer_max_frame)
-        if size < left and size <= 0:
+        if size <= 0:
             return False
         piece = data[stream.offset : stream.offset + size]
         last = size == left
@@ -842,6 +904,8 @@ class Connection:
         stream.pending = None
         self.streams.pop(stream.id, None)
         self._blocked.pop(stream.id, None)
+        if stream.unread:
+            self.consumed(stream, stream.unread)
 
     def _forget(self, stream: Stream) -> None:
         self._drop(stream)
@@ -852,7 +916,9 @@ class Connection:
         forgotten = self._forgotten
         forgotten[number] = None
         if len(forgotten) > self.limits.forgotten:
-            del forgotten[next(iter(forgotten))]
+            oldest = next(iter(forgotten))
+            del forgotten[oldest]
+            self._forgotten_below = max(self._forgotten_below, oldest)
 
     def _freed(self) -> None:
         if self.client:
@@ -873,6 +939,9 @@ class Connection:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} on an idle stream")
         if number in self._forgotten:
             return
+        if number <= self._forgotten_below:
+            self._spend_control("frames on closed streams")
+            return
         if what == "DATA":
             self._spend_reset()
             self.out.append(frames.rst_stream(number, ErrorCode.STREAM_CLOSED))
@@ -891,26 +960,42 @@ class Connection:
         self._recv_owed = 0
 
     def _spend_control(self, what: str) -> None:
-        if not self._control.spend():
+        opened = self._streams_opened()
+        earned = (opened - self._control_opened) * self.limits.control_per_stream
+        self._control_opened = opened
+        if not self._control.spend(earned):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"too many {what}")
+        self._check_held()
 
     def _spend_reset(self) -> None:
-        if not self._resets.spend():
+        opened = self._streams_opened()
+        earned = (opened - self._resets_opened) * self.limits.reset_per_stream
+        self._resets_opened = opened
+        if not self._resets.spend(earned):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many streams reset")
+        self._check_held()
+
+    def _spend_dribble(self, increment: int) -> None:
+        if increment < self.limits.dribble:
+            self._spend_control("tiny WINDOW_UPDATE frames")
+
+    def _streams_opened(self) -> int:
+        return self._next_id >> 1 if self.client else self._opened
+
+    def _check_held(self) -> None:
+        if len(self.out) > self.limits.held_frames:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "frames cause answers that are not read")
 
 
-def pseudo_request(
-    method: bytes, path: bytes, authority: bytes, *, scheme: bytes = b"http"
-) -> list[tuple[bytes, bytes, bool]]:
-    """Return the pseudo-headers of a request, as ``Connection.send_request`` takes them."""
-    return [
+def request_fields(
+    method: bytes, path: bytes, authority: bytes, headers: Headers, *, scheme: bytes = b"http"
+) -> Fields:
+    """Return the fields of a request, as ``Connection.send_request`` takes them."""
+    fields: Fields = [
         (b":method", method, False),
         (b":path", path, False),
         (b":scheme", scheme, False),
         (b":authority", authority, False),
     ]
-
-
-def settings_of(values: Mapping[int, int]) -> bytes:
-    """Return the payload of a SETTINGS frame, as ``HTTP2-Settings`` carries it in base64url."""
-    return frames.settings(values)[9:]
+    fields += [(name, value, name in NEVER_INDEXED) for name, value in headers]
+    return fields

@@ -6,19 +6,39 @@ twin with the same results); this is the one place that touches it.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 from jh2._hazmat import Decoder, Encoder, HPACKError, OversizedHeaderListError
 
 from tieline.model import Headers
 
+Fields: TypeAlias = list[tuple[bytes, bytes, bool]]
+"""Fields as the codec takes and gives them; the flag keeps a field out of the compression tables."""
+
 NEVER_INDEXED: Final = frozenset(
-    {b"authorization", b"cookie", b"set-cookie", b"dapr-api-token", b"proxy-authorization"}
+    {
+        # Secrets: nobody can guess them by the size of a compressed block.
+        b"authorization",
+        b"cookie",
+        b"set-cookie",
+        b"dapr-api-token",
+        b"proxy-authorization",
+        # New in every message: they would only push out what repeats.
+        b"traceparent",
+        b"tracestate",
+        b"x-request-id",
+        b"x-correlation-id",
+        b"etag",
+    }
 )
-"""Fields that never enter a compression table, so that nobody can guess them by its size."""
 TABLE_SIZE: Final = 4096
 
 __all__ = ["BadBlock", "BlockTooLarge", "HeaderDecoder", "HeaderEncoder"]
+
+
+def flagged(headers: Headers) -> Fields:
+    """Return ``headers`` with the flag that says which never enter a table."""
+    return [(name, value, name in NEVER_INDEXED) for name, value in headers]
 
 
 class BadBlock(Exception):
@@ -42,11 +62,13 @@ class HeaderEncoder:
         """Obey the peer's SETTINGS_HEADER_TABLE_SIZE; more than ``TABLE_SIZE`` is never used."""
         self._encoder.header_table_size = min(size, TABLE_SIZE)
 
-    def encode(self, pseudo: list[tuple[bytes, bytes, bool]], headers: Headers) -> bytes:
-        """Return the block of pseudo-headers (already with their flag) followed by ``headers``."""
-        never = NEVER_INDEXED
-        pseudo += [(name, value, name in never) for name, value in headers]
-        return self._encode(pseudo)
+    def encode(self, fields: Fields) -> bytes:
+        """Return the block for ``fields``, whose flags are set by ``flagged``.
+
+        Without Huffman coding: it saves a quarter of a small head's bytes and costs a third of the time, at
+        both ends (measured: 2.9 and 2.4 µs a head with it, 2.1 and 1.7 without).
+        """
+        return self._encode(fields, False)
 
 
 class HeaderDecoder:
@@ -59,7 +81,7 @@ class HeaderDecoder:
         self._decode = self._decoder.decode
         self._table_size = self._decoder.header_table_size
 
-    def decode(self, block: bytes) -> list[tuple[bytes, bytes, bool]]:
+    def decode(self, block: bytes) -> Fields:
         """Return name, value and a flag for each field.
 
         Raises:
@@ -72,6 +94,11 @@ class HeaderDecoder:
             raise BlockTooLarge("header list too large") from error
         except HPACKError as error:
             raise BadBlock(str(error)) from error
+        except BaseException as error:
+            # The codec panics on some blocks that end too early, and that is no Exception.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise BadBlock("header block breaks off") from error
         size = self._decoder.header_table_size
         if size != self._table_size:
             if block[0] & 0xE0 != 0x20:

@@ -21,8 +21,13 @@ class Limits:
         stream_window_max: What the window of a stream may grow to whose reader keeps up.
         held_out: Bytes waiting to be written, above which no more body is taken in.
         control_burst, control_rate: Frames that cost us work and carry nothing (SETTINGS, PING, PRIORITY,
-            empty DATA, unknown ones): how many at once, and how many a second in the long run.
-        reset_burst, reset_rate: The same for streams opened and cut off before their answer is over.
+            empty DATA, unknown ones, interim answers): how many at once, and how many a second in the long run.
+        control_per_stream: How many of them each stream pays for, on top of that.
+        reset_burst, reset_rate, reset_per_stream: The same for streams cut off before their answer is over, by the
+            peer or by us for what the peer did.
+        settings: Settings that one frame may bring.
+        dribble: A WINDOW_UPDATE of fewer bytes for somebody who waits for it counts as such a frame as well.
+        held_frames: Frames (or halves of them) waiting to be written, above which the peer may not cause more.
         forgotten: How many streams that we reset are remembered, so that late frames on them do no harm.
     """
 
@@ -37,8 +42,13 @@ class Limits:
     held_out: int = 256 << 10
     control_burst: int = 5000
     control_rate: float = 500.0
+    control_per_stream: float = 4.0
     reset_burst: int = 1000
     reset_rate: float = 200.0
+    reset_per_stream: float = 0.25
+    settings: int = 64
+    dribble: int = 64
+    held_frames: int = 16384
     forgotten: int = 1024
 
 
@@ -52,14 +62,15 @@ class Budget:
         self._rate = rate
         self._clock = clock
         self._left = float(burst)
-        self._since = 0.0
+        self._since: float | None = None
 
-    def spend(self) -> bool:
-        """Take one token; False if there is none left."""
-        self._left -= 1
-        if self._left < self._burst / 2:  # the clock is only asked when it begins to matter
+    def spend(self, earned: float = 0.0) -> bool:
+        """Take one token, after adding those ``earned`` otherwise; False if there is none left."""
+        left = min(float(self._burst), self._left + earned)
+        if left <= self._burst / 2:  # the clock is only asked when it begins to matter
             now = self._clock()
-            if self._since:
-                self._left = min(float(self._burst), self._left + (now - self._since) * self._rate)
+            if self._since is not None:
+                left = min(float(self._burst), left + (now - self._since) * self._rate)
             self._since = now
-        return self._left >= 0
+        self._left = left - 1
+        return left >= 1

@@ -9,15 +9,32 @@ import re
 from typing import Final
 
 from tieline.model import Headers
-from tieline.wire.headers import check_h2_fields
+from tieline.wire.headers import are_safe, check_h2_fields
 
 Fields = list[tuple[bytes, bytes, bool]]
 
 _COLON: Final = 58
 _is_token: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_path: Final = re.compile(rb"/[!-~\x80-\xff]*|\*").fullmatch
-_is_authority: Final = re.compile(rb"[!-.0-9:->@-~]*").fullmatch
+_is_scheme: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*").fullmatch
+# As for HTTP/1.1's Host: no user, path, blank or control character.
+_is_authority: Final = re.compile(rb"[!$%&'()*+,\-.:;=\[\]_~0-9A-Za-z]*").fullmatch
 _is_digits: Final = re.compile(rb"[0-9]{1,18}").fullmatch
+
+
+_USUAL_PSEUDO: Final = (b":method", b":path", b":scheme", b":authority")
+_USUAL_VERBS: Final = frozenset([b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS", b"TRACE"])
+_USUAL_SCHEMES: Final = frozenset([b"http", b"https"])
+
+
+MAX_SHAPES: Final = 1024
+"""How many sequences of names are remembered as good; then the memory starts afresh."""
+MAX_SHAPE_FIELDS: Final = 64
+MAX_SHAPE_NAME: Final = 64
+_DECIDING: Final = frozenset([b"host", b"te"])
+_REQUEST_SHAPES: Final[dict[tuple[bytes, ...], int]] = {}
+"""Names of a good request to the place of its ``content-length``, 0 if it has none; so for responses."""
+_RESPONSE_SHAPES: Final[dict[tuple[bytes, ...], int]] = {}
 
 
 class Malformed(Exception):
@@ -63,6 +80,27 @@ def read_request(fields: Fields) -> RequestHead:
     Raises:
         Malformed: With the reason, for logs.
     """
+    at = _REQUEST_SHAPES.get(tuple([field[0] for field in fields]))
+    if at is not None:
+        verb, path, scheme, authority = fields[0][1], fields[1][1], fields[2][1], fields[3][1]
+        headers = [(name, value) for name, value, _ in fields[4:]]
+        if (
+            verb in _USUAL_VERBS
+            and scheme in _USUAL_SCHEMES
+            and _is_path(path)
+            and path != b"*"
+            and _is_authority(authority)
+            and are_safe([value for _, value in headers])
+        ):
+            length = _length(fields[at][1], None) if at else None
+            return RequestHead(verb, scheme, path, authority, b"", headers, length)
+    head = _read_unusual_request(fields)
+    _remember(_REQUEST_SHAPES, fields, _USUAL_PSEUDO)
+    return head
+
+
+def _read_unusual_request(fields: Fields) -> RequestHead:
+    """The whole check, for whatever names there are in whatever order."""
     pseudo: dict[bytes, bytes] = {}
     count = 0
     for name, value, _ in fields:
@@ -86,7 +124,9 @@ def read_request(fields: Fields) -> RequestHead:
     if verb == b"CONNECT" and not protocol:
         if path or scheme or not authority:
             raise Malformed("CONNECT takes :authority only")
-    elif not scheme or not _is_path(path) or (protocol and verb != b"CONNECT"):
+    elif (
+        not _is_path(path) or not _is_scheme(scheme) or (protocol and not (verb == b"CONNECT" and _is_token(protocol)))
+    ):
         raise Malformed("bad :path, :scheme or :protocol")
     elif path == b"*" and verb != b"OPTIONS":
         raise Malformed("path * is for OPTIONS")
@@ -120,12 +160,32 @@ def read_response(fields: Fields) -> tuple[int, Headers, int | None]:
     if len(text) != 3 or not text.isdigit() or text < b"100":
         raise Malformed("bad :status")
     headers = [(name, value) for name, value, _ in fields[1:]]
+    at = _RESPONSE_SHAPES.get(tuple([field[0] for field in fields]))
+    if at is not None and are_safe([value for _, value in headers]):
+        return int(text), headers, _length(fields[at][1], None) if at else None
     _check(headers)
     length = None
     for name, value in headers:
         if name == b"content-length":
             length = _length(value, length)
+    _remember(_RESPONSE_SHAPES, fields, (b":status",))
     return int(text), headers, length
+
+
+def _remember(shapes: dict[tuple[bytes, ...], int], fields: Fields, pseudo: tuple[bytes, ...]) -> None:
+    """Remember the names of a good message, if no name but that of its length decides anything.
+
+    Then the next message with the same names in the same order needs a look at its values only.
+    """
+    names = tuple([field[0] for field in fields])
+    ordinary = names[len(pseudo) :]
+    if names[: len(pseudo)] != pseudo or len(names) > MAX_SHAPE_FIELDS or ordinary.count(b"content-length") > 1:
+        return
+    if any(name in _DECIDING or len(name) > MAX_SHAPE_NAME or name[0] == _COLON for name in ordinary):
+        return
+    if len(shapes) >= MAX_SHAPES:
+        shapes.clear()
+    shapes[names] = names.index(b"content-length") if b"content-length" in ordinary else 0
 
 
 def _check(headers: Headers) -> None:
