@@ -25,6 +25,7 @@ class Exchange:
         target: Path and query as they came.
         headers: Names in lower case.
         trailers: Of the request; there once its body was read.
+        last: The app leaves: the answer says that the connection ends with it.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Exchange:
         self.trailers: Fields = []
         self.reader = reader
         self.writer = writer
-        self.body_read = False
+        self.last = False
 
     def header(self, name: str) -> str | None:
         """Return the first value of a field."""
@@ -60,6 +61,8 @@ class Exchange:
     ) -> None:
         """Write a whole answer, at once."""
         fields = [*headers, ("Content-Length", str(len(body) if length is None else length))]
+        if self.last:
+            fields.append(("Connection", "close"))
         self.writer.write(_head(status, fields) + body)
 
     def begin(self, status: int = 200, headers: Sequence[tuple[str, str]] = ()) -> None:
@@ -127,7 +130,6 @@ class AsyncPieces:
                 raise Broken
             self._left -= len(piece)
             return piece
-        exchange.body_read = True
         raise StopAsyncIteration
 
 
@@ -145,7 +147,7 @@ class App:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._server: asyncio.Server | None = None
-        self._idle: set[asyncio.StreamWriter] = set()
+        self._idle: dict[asyncio.StreamWriter, asyncio.StreamReader] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self.seen: list[Exchange] = []
@@ -174,17 +176,18 @@ class App:
         except (ConnectionError, Broken, asyncio.CancelledError):
             pass
         finally:
-            self._idle.discard(writer)
+            self._idle.pop(writer, None)
             writer.close()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        self._idle.add(writer)
+        self._idle[writer] = reader
         line = await reader.readline()
-        self._idle.discard(writer)
+        self._idle.pop(writer, None)
         if not line:
             return False
         verb, target, _ = line.decode("latin-1").split()
         exchange = Exchange(verb, target, await read_fields(reader), reader, writer)
+        exchange.last = self._draining
         self.seen.append(exchange)
         await self._handler(exchange)
         await writer.drain()
@@ -195,8 +198,9 @@ class App:
         self._draining = True
         if self._server is not None:
             self._server.close()
-        for writer in list(self._idle):
-            writer.close()
+        for writer, reader in list(self._idle.items()):
+            if not reader._buffer:  # type: ignore[attr-defined]  # else a request has come already, and is answered
+                writer.close()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
