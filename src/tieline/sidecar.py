@@ -220,7 +220,10 @@ class Sidecar:
             http2_limits=Limits(header_list=settings.read_buffer_size + HTTP2_HEAD_SLACK),
         )
         await self._api.accept(lambda: Http1Server(api, options, self._api.members))
-        log.info("HTTP server is running on port %d", self._api.port)
+        if settings.unix_domain_socket:
+            log.info("HTTP server listening on UNIX socket: %s", self._api.where)
+        else:
+            log.info("HTTP server is running on port %d", self._api.port)
         self._health.outbound = True
         self._starting = spawn(self._welcome_app(names), name="app start")
 
@@ -249,6 +252,9 @@ class Sidecar:
 
     async def _bind_api(self) -> None:
         settings = self._settings
+        if settings.unix_domain_socket:
+            self._bind_api_socket(settings.unix_domain_socket)
+            return
         optional = LOOPBACK[1:] if settings.listen_addresses == LOOPBACK else ()
         if settings.http_port and settings.http_port == settings.grpc_port:
             raise StartError(
@@ -262,6 +268,17 @@ class Sidecar:
             )
         ports = Ports(http=self._api.port, grpc=settings.grpc_port, internal=self._internal.port)
         os.environ.update(own_environment(settings, self._address, ports))
+
+    def _bind_api_socket(self, folder: str) -> None:
+        """Serve the API on a Unix domain socket in place of TCP (H-2)."""
+        path = Path(folder) / f"dapr-{self._settings.app_id}-http.socket"
+        try:
+            self._api.bind_unix(path)
+        except OSError as error:
+            raise StartError(
+                f"failed to start HTTP server: {path}: {_reason(error)}; "
+                "make the folder, or choose another one with --unix-domain-socket"
+            ) from error
 
     async def _welcome_app(self, names: NameCache) -> None:
         """Wait for the app, then let others find it."""

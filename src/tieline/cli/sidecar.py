@@ -85,10 +85,6 @@ def _run(options: Options) -> int:
     except ConfigError as error:
         raise FatalOption(str(error), prefix="") from error
     settings = check(options, os.environ)
-    if settings.unix_domain_socket:
-        raise StartError(
-            "--unix-domain-socket is given, but this version of Tieline serves its API on TCP ports only; leave it out"
-        )
     log.info("Starting Dapr Runtime -- version %s -- commit %s", __version__, "")
     log.info("Log level set to: %s", settings.log_level)
     from tieline.config.configuration import load_configuration

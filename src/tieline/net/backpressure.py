@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from typing import Final, Protocol
 
 from tieline.errors import TielineError, TooLarge
 from tieline.model import MAX_CHUNK, Headers
+
+
+SMALL_PIECE: Final = 512
+JOINED_PIECE: Final = 4096
+"""Pieces under the first are joined up to the second: a body of single bytes must not cost a hundred times its size."""
 
 
 class Source(Protocol):
@@ -60,8 +65,13 @@ class BodyStream:
         if self._abandoned or self._error is not None:
             self._source.body_consumed(len(data))
             return
-        self._pieces.append(data)
-        self.size += len(data)
+        size = len(data)
+        pieces = self._pieces
+        if size < SMALL_PIECE and pieces and len(pieces[-1]) < JOINED_PIECE:
+            pieces[-1] += data
+        else:
+            pieces.append(data)
+        self.size += size
         self._wake()
 
     def end(self, trailers: Headers | None = None) -> None:

@@ -225,7 +225,8 @@ class Http1Client(Buffered):
                 self._body = BodyStream(self)
                 self._answered(head, self._body)
             body = self._body
-            assert body is not None
+            if body is None:
+                return  # nobody wants it any more: the connection was dropped
             while piece := parser.read_body(MAX_CHUNK):
                 body.feed(piece)
         except BadMessage as error:

@@ -116,8 +116,15 @@ class Http1Server(Buffered):
         self._closing = True
         if self._task is None:
             return False
+        # A task that had not begun ends without a line of ``_serve``, and so without its end.
+        self._task.add_done_callback(self._ended)
         self._cancel()
         return True
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self._task = None
+            self._after()
 
     def _cancel(self) -> None:
         if self._body is not None:

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from tieline.net.loop import serve
@@ -62,8 +63,14 @@ class Listener:
         self._log = log
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.AbstractServer] = []
+        self._files: list[Path] = []
         self.port = 0
         self.members = Members()
+
+    @property
+    def where(self) -> str:
+        """The Unix domain sockets that are bound."""
+        return ", ".join(map(str, self._files))
 
     def bind_now(self, address: str, port: int) -> None:
         """Bind one address, at once or not at all.
@@ -90,6 +97,25 @@ class Listener:
             self.port = sock.getsockname()[1]
             return
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+    def bind_unix(self, path: Path) -> None:
+        """Bind a Unix domain socket; a file that a dead process left there is removed (H-2).
+
+        Raises:
+            OSError: Somebody listens there, or the folder cannot be used.
+        """
+        if path.is_socket() and not _answers(path):
+            path.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.bind(str(path))
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            raise
+        self._sockets.append(sock)
+        self._files.append(path)
 
     async def bind(
         self, addresses: Sequence[str], port: int, *, optional: Sequence[str] = (), within_s: float = BIND_WITHIN_S
@@ -147,6 +173,9 @@ class Listener:
         for sock in self._sockets:
             sock.close()
         self._sockets = []
+        for path in self._files:
+            path.unlink(missing_ok=True)
+        self._files = []
 
     async def drain(self) -> None:
         """Accept nothing more, and return when all connections are closed, each after its calls in progress."""
@@ -160,6 +189,11 @@ class Listener:
         self.stop_accepting()
         for connection in list(self.members):
             connection.abort()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _families(address: str) -> list[tuple[socket.AddressFamily, str]]:

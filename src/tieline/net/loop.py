@@ -77,6 +77,8 @@ async def connect(
 async def serve(factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket) -> asyncio.AbstractServer:
     """Accept connections on a bound socket."""
     loop = asyncio.get_running_loop()
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return await loop.create_unix_server(factory, sock=sock, backlog=1024)
     try:
         import aiofastnet
     except ImportError:
