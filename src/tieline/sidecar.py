@@ -18,7 +18,7 @@ from tieline.api.http.invoke import Invoke
 from tieline.api.http.metadata import Metadata
 from tieline.api.http.server import HttpApi
 from tieline.api.http.tracing import Tracer
-from tieline.app.channel import AppChannel
+from tieline.app.channel import AppChannel, ChannelNotBuilt
 from tieline.app.http_channel import HttpChannel
 from tieline.app.start import ask_config, wait_for_port
 from tieline.config.configuration import Configuration
@@ -106,10 +106,7 @@ class Sidecar:
         if not settings.app_port:
             return None
         if settings.app_protocol in ("grpc", "grpcs"):
-            raise StartError(
-                f"apps that speak {settings.app_protocol} are not built into this version of Tieline; "
-                "use an app with --app-protocol http, https or h2c"
-            )
+            return ChannelNotBuilt(settings.app_protocol)
         return HttpChannel(
             protocol=settings.app_protocol,
             host=settings.app_channel_address,

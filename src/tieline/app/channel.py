@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from tieline.errors import AppMissing
 from tieline.model import Headers, Invocation, Reply
 
 
@@ -32,3 +33,20 @@ class AppChannel(Protocol):
     async def aclose(self) -> None:
         """Let go of idle connections."""
         ...
+
+
+class ChannelNotBuilt:
+    """Stands for an app whose protocol this version does not speak: each call says so."""
+
+    def __init__(self, protocol: str) -> None:
+        self._protocol = protocol
+
+    async def call(self, call: Invocation, identity: Headers) -> Reply:
+        """See ``AppChannel``; always raises ``AppMissing``."""
+        raise AppMissing(
+            f"apps that speak {self._protocol} are not built into this version of Tieline",
+            hint="let the app speak HTTP, and start its sidecar with --app-protocol http, https or h2c",
+        )
+
+    async def aclose(self) -> None:
+        """See ``AppChannel``."""

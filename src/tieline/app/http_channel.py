@@ -125,21 +125,22 @@ class HttpChannel:
             await slots.acquire()
             record.waited_s = perf_counter() - waited_from
         began = perf_counter()
+        exchange: Exchange | None = None
         try:
             exchange = self._transport.begin(call.verb, target, headers, call.body, call.length)
             if exchange is None:
                 exchange = await self._transport.open(call.verb, target, headers, call.body, call.length)
             try:
                 reply = await exchange.answer
-            except asyncio.CancelledError:
-                exchange.cancel()
-                raise
             except Unanswered as error:
                 if not error.again or call.verb not in IDEMPOTENT or not isinstance(call.body, bytes):
                     raise
+                exchange = None
                 exchange = await self._transport.open(call.verb, target, headers, call.body, call.length)
                 reply = await exchange.answer
         except BaseException as error:
+            if exchange is not None and isinstance(error, asyncio.CancelledError):
+                exchange.cancel()
             if slots is not None:
                 slots.release()
             explained = self._explained(error, call.verb, target)

@@ -94,7 +94,13 @@ def _declare_passed(function: Any) -> Any:
 )
 @click.option("--dapr-listen-addresses", default="", metavar="LIST", help="Addresses of the APIs.")
 @click.option("--app-channel-address", default="127.0.0.1", metavar="HOST", help="Where the app is; 127.0.0.1.")
-@click.option("--unix-domain-socket", "-u", default="", metavar="FOLDER", help="Folder for a Unix domain socket that replaces the HTTP API port.")
+@click.option(
+    "--unix-domain-socket",
+    "-u",
+    default="",
+    metavar="FOLDER",
+    help="Folder for a Unix domain socket that replaces the HTTP API port.",
+)
 @click.option("--log-as-json", is_flag=True, help="Log lines and status lines as JSON.")
 @_declare_passed
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)

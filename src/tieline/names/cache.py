@@ -181,7 +181,9 @@ class NameCache:
 
     def forget(self, target: Target) -> None:
         """Ask the resolvers anew for the next call to a target."""
-        entry = self._entries.get((target.app_id, target.namespace))
+        key = (target.app_id, target.namespace)
+        self._flights.pop(key, None)
+        entry = self._entries.get(key)
         if entry is not None:
             # Made old, not removed: that it was known is part of the answer if it is gone now.
             entry.refresh_at = entry.fresh_until = float("-inf")
@@ -232,7 +234,9 @@ class NameCache:
         except TielineError as error:
             self._land(key, flight, _Miss(error))
         else:
-            self._land(key, flight, self._keep(key, found))
+            # One that was forgotten meanwhile may not know yet what made somebody forget it.
+            is_current = self._flights.get(key) is flight
+            self._land(key, flight, self._keep(key, found) if is_current else _Entry(tuple(found), self._clock(), 0))
 
     def _land(self, key: _Key, flight: _Flight, answer: _Entry | _Miss) -> None:
         if self._flights.get(key) is flight:

@@ -14,7 +14,6 @@ from typing import Final, Protocol
 from tieline.errors import TielineError, TooLarge
 from tieline.model import MAX_CHUNK, Headers
 
-
 SMALL_PIECE: Final = 512
 JOINED_PIECE: Final = 4096
 """Pieces under the first are joined up to the second: a body of single bytes must not cost a hundred times its size."""

@@ -169,7 +169,11 @@ class Http1Client(Buffered):
         self._busy = True
         self._heard = False
         self.answer = self._answer = self._loop.create_future()
-        if isinstance(body, bytes):
+        if self.gone:
+            # Closed, or spoken to unasked, after it was opened or lent and before its user's turn came.
+            self._fail(Unanswered("EOF", again=self.used))
+            self._finish()
+        elif isinstance(body, bytes):
             if length is None:
                 self._transport.write(b"".join([head, *chunk(body), last_chunk([])]))
             else:
@@ -374,7 +378,9 @@ class Http1Pool:
                     self.give_back(lent, reusable=True)
                 raise
             if lent is not None:
-                return lent
+                if not lent.gone:
+                    return lent
+                self._open -= 1
         self._open += 1
         try:
             async with asyncio.timeout(self._connect_timeout_s):

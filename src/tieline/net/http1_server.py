@@ -172,6 +172,7 @@ class Http1Server(Buffered):
             except BadMessage as error:
                 self._closing = True
                 self._body.fail(BadRequest(error.detail))
+                self._after()  # closes if it was only the rest of a body whose request has been answered
         elif self._task is None:
             self._next()
         elif self._parser.pending > PIPELINED_BYTES:
@@ -183,6 +184,7 @@ class Http1Server(Buffered):
         try:
             head = parser.next_head()
             if head is None:
+                self._read_on()
                 if parser.pending and self._timer is None:
                     self._timer = self._loop.call_later(HEAD_WITHIN_S, self._head_late)
                 return
@@ -212,6 +214,7 @@ class Http1Server(Buffered):
         self._continue = head.expect_continue
         if limit is not None and head.length is not None and head.length > limit:
             body.fail(too_large())
+        self._read_on()
         self._feed(body)
         return body
 
@@ -340,7 +343,8 @@ class Http1Server(Buffered):
         elif self._draining:
             self._shut()
         else:
-            self._read_on()
+            if self._parser.pending <= PIPELINED_BYTES:
+                self._read_on()
             if self._parser.pending:
                 self._next()
 

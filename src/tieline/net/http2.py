@@ -211,7 +211,7 @@ class Http2Protocol(Buffered):
                 body.feed(data)
             if end:
                 body.end()
-                if exchange.upload is not None:
+                if stream.closed != 3:
                     self.on_complete(exchange)
         elif not end:
             exchange.pieces.append(data)
@@ -223,7 +223,7 @@ class Http2Protocol(Buffered):
             exchange.pieces = None
             self.h2.consumed(stream, len(data))
             self.begin(exchange, data if self._max_body is None else within(data, self._max_body))
-            if exchange.upload is not None:
+            if stream.closed != 3:
                 self.on_complete(exchange)
 
     def on_trailers(self, stream: Stream, headers: Headers) -> None:
@@ -233,7 +233,7 @@ class Http2Protocol(Buffered):
         if exchange.body is None:
             self.begin(exchange, exchange.begin_stream(self._max_body))
         exchange.body.end(clean_trailers(headers))
-        if exchange.upload is not None:
+        if stream.closed != 3:
             self.on_complete(exchange)
 
     def on_complete(self, exchange: Any) -> None:

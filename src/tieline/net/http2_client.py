@@ -245,7 +245,7 @@ class Http2Client(Http2Protocol):
         exchange.reply = Reply(status, headers)
         if end:
             self.begin(exchange, b"")
-            if exchange.upload is not None:
+            if stream.closed != 3:
                 self.on_complete(exchange)
         else:
             exchange.pieces = []
@@ -261,10 +261,10 @@ class Http2Client(Http2Protocol):
             body.abandon()
 
     def on_complete(self, exchange: ClientExchange) -> None:
-        if exchange.upload is not None and not exchange.stream.closed & 1:
-            # Answered in full before it had everything: nobody will read the rest.
+        # Answered in full before it had everything: nobody will read the rest.
+        if exchange.upload is not None:
             exchange.upload.cancel()
-            exchange.cut(ErrorCode.NO_ERROR)
+        exchange.cut(ErrorCode.NO_ERROR)
 
     def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
         exchange = stream.handler
@@ -275,8 +275,12 @@ class Http2Client(Http2Protocol):
             error = PeerRefused("stream refused: the peer did not process the call")
         elif local:
             error = AppBroken(f"malformed answer: {code_name(code)}")
+        elif code == ErrorCode.INTERNAL_ERROR and exchange.answer.done() and self.h2.peer_native:
+            error = AppBroken("the answer broke off")  # so a Tieline says it (see Http2Server)
         elif code == ErrorCode.NO_ERROR and exchange.answer.done():
-            exchange.wake(PeerLost("stream closed"))  # the answer is complete, only our upload is not wanted
+            exchange.wake(PeerLost("stream closed"))  # if the answer is complete, only our upload is not wanted
+            if exchange.body is not None:
+                exchange.body.fail(StreamCut(code))
             return
         else:
             error = StreamCut(code)

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Final
 from urllib.parse import quote, unquote
 
-from tieline.errors import PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable
+from tieline.errors import PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable, TielineError
 from tieline.model import Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Reply, Target
 from tieline.names.cache import NameCache
 from tieline.net.http2_client import Http2Client
@@ -81,16 +81,11 @@ class PeerCaller:
                 attempt.outcome = error.cause
                 names.set_aside(endpoint)
                 tried.append(endpoint)
-                # Before what is known is forgotten: another instance in it is tried without a new look-up.
-                endpoint = names.pick_cached(target, tried)
-                names.forget(target)
-                fresh = tried[first:]
-                if (
-                    isinstance(error, PeerRefused)
-                    or endpoint is None
-                    or endpoint in fresh
-                    or len(fresh) >= MAX_ADDRESSES
-                ):
+                if isinstance(error, PeerRefused) or len(tried) - first >= MAX_ADDRESSES:
+                    names.forget(target)
+                    raise
+                endpoint = await self._another(target, tried)
+                if endpoint is None:
                     raise
             except Exception as error:
                 attempt.outcome = getattr(error, "cause", "failed")
@@ -98,6 +93,18 @@ class PeerCaller:
             else:
                 attempt.outcome = "ok"
                 return reply
+
+    async def _another(self, target: Target, tried: list[Endpoint]) -> Endpoint | None:
+        """Return an instance that was not tried: one that is known, else one that a fresh look-up finds."""
+        names = self._names
+        endpoint = names.pick_cached(target, tried)
+        names.forget(target)
+        if endpoint is None or endpoint in tried:
+            try:
+                endpoint = await names.pick(target, tried)
+            except TielineError:
+                return None
+        return None if endpoint in tried else endpoint
 
     async def _connect(self, endpoint: Endpoint, target: Target, record: CallRecord) -> Http2Client:
         began = perf_counter()
@@ -184,10 +191,12 @@ async def _read(reply: Reply) -> bytes:
         return body[:MAX_ERROR_TEXT]
     pieces: list[bytes] = []
     size = 0
-    while size < MAX_ERROR_TEXT and (piece := await body.read()):
-        pieces.append(piece)
-        size += len(piece)
-    body.abandon()
+    try:
+        while size < MAX_ERROR_TEXT and (piece := await body.read()):
+            pieces.append(piece)
+            size += len(piece)
+    finally:
+        body.abandon()
     return b"".join(pieces)[:MAX_ERROR_TEXT]
 
 

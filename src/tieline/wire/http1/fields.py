@@ -36,14 +36,12 @@ _is_unrepeatable = re.compile(
 # A head that need not be whole yet: control characters, bare CR, bare LF, blank first line, folded line.
 _find_illegal = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n|\A\r\n|\A[ \t]|\n[ \t]").search
 
-# Fields that frame, route or authorise a message, or describe its body: too late in a trailer (RFC 9110 §6.5.1).
+# Fields that frame, route or authorise a message: in a trailer, one reader takes them for real and the next does not.
+# What else has no business there (RFC 9110 §6.5.1), and what is Tieline's own, ``wire.headers.clean_trailers`` drops.
 _NEVER_TRAILERS: Final = frozenset(
-    b"authorization cache-control connection content-encoding content-length content-range content-type cookie "
-    b"expect forwarded host http2-settings if-match if-modified-since if-none-match if-range if-unmodified-since "
-    b"keep-alive max-forwards pragma proxy-authenticate proxy-authorization proxy-connection range set-cookie te "
-    b"trailer transfer-encoding upgrade www-authenticate".split()
+    b"authorization connection content-length dapr-api-token dapr-app-id host http2-settings keep-alive "
+    b"proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
 )
-_NEVER_TRAILER_PREFIXES: Final = (b"dapr-", b"x-forwarded-", b"tieline-")
 
 
 class BadMessage(Exception):
@@ -158,7 +156,7 @@ def keeps_alive(minor: int, connection: bytes) -> bool:
 
 def is_trailer_name(name: bytes) -> bool:
     """Tell whether a field of this lower-case name may come after the body."""
-    return name not in _NEVER_TRAILERS and not name.startswith(_NEVER_TRAILER_PREFIXES)
+    return name not in _NEVER_TRAILERS
 
 
 def parse_trailers(section: bytes, max_fields: int) -> Headers:
