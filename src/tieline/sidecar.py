@@ -33,7 +33,7 @@ from tieline.middleware.observe import Observe
 from tieline.model import CallRecord
 from tieline.names.builtin import RESOLVERS
 from tieline.names.cache import NameCache
-from tieline.names.host import host_address, internal_port
+from tieline.names.host import host_address, own_internal_port
 from tieline.names.registry import local_registry
 from tieline.names.resolver import InstanceFacts, Resolver, create
 from tieline.net.http1_server import Http1Server, ServerOptions
@@ -98,6 +98,7 @@ class Sidecar:
             max_concurrency=settings.app_max_concurrency,
         )
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._start_task: asyncio.Task[object] | None = None
         self._starting: asyncio.Task[None] | None = None
 
     # ── building ───────────────────────────────────────────────────────────────────────────────────
@@ -187,12 +188,24 @@ class Sidecar:
         """
         self._listen_to_signals()
         try:
-            await self._start()
+            await self._start_unless_stopped()
             reason = await self._stop
             return await self._leave(reason)
         finally:
             self._api.abort()
             self._internal.abort()
+
+    async def _start_unless_stopped(self) -> None:
+        """Start; a signal breaks it off, since it may wait long for a busy port or a locked file."""
+        self._start_task = task = asyncio.current_task()
+        try:
+            await self._start()
+        except asyncio.CancelledError:
+            if not self._stop.done() or task is None:
+                raise
+            task.uncancel()
+        finally:
+            self._start_task = None
 
     async def _start(self) -> None:
         settings = self._settings
@@ -230,9 +243,8 @@ class Sidecar:
         addresses = _internal_addresses(settings)
         port = settings.internal_port
         if port is None:
-            derived = internal_port(settings.app_id, str(Path.cwd()), os.getuid(), self._hostname)
             with contextlib.suppress(OSError):
-                self._bind_internal(addresses, derived)
+                self._bind_internal(addresses, own_internal_port(settings.app_id))
                 return
             port = 0
         try:
@@ -301,10 +313,12 @@ class Sidecar:
 
     def _signalled(self, name: str) -> None:
         if self._stop.done():
-            log.info("Received signal '%s' again; exiting at once", name)
+            _signals_log.critical("Received signal '%s' during shutdown; exiting immediately", name)
             os._exit(1)
         _signals_log.info("Received signal '%s'; beginning shutdown", name)
         self._stop.set_result("signal")
+        if self._start_task is not None:
+            self._start_task.cancel()
 
     def _shutdown_asked(self, force: bool) -> None:
         if force:
@@ -318,7 +332,7 @@ class Sidecar:
         settings = self._settings
         if reason == "signal" and settings.block_shutdown_s is not None:
             await self._block(settings.block_shutdown_s)
-        self._health.waiting_for.append("runtime")
+        self._health.waiting_for = ["runtime"]
         if self._starting is not None:
             self._starting.cancel()
         grace = settings.graceful_shutdown_s

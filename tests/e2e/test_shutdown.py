@@ -150,6 +150,7 @@ async def test_a_second_signal_ends_it_at_once(mesh: Mesh) -> None:
     pair.callee.signal(signal.SIGTERM)
 
     assert await pair.callee.wait(2) == 1
+    assert "Received signal 'terminated' during shutdown; exiting immediately" in pair.callee.log()
     client.close()
 
 

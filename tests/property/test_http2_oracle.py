@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.http2 import GET, OK, POST, Clock, Ledger, an_end, block, data, headers, plain, read_frames
-from tieline.model import Headers
+from tieline.model import Headers, Request
 from tieline.wire.http2 import Connection, ErrorCode, Limits, Stream, frames
 from tieline.wire.http2.frames import frame
-from tieline.wire.http2.messages import RequestHead
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -152,10 +151,11 @@ class Ours(Side):
             self.h2.consumed(self.streams[number], size)
 
     # ── the listener ──
-    def on_request(self, stream: Stream, head: RequestHead, end: bool) -> None:
+    def on_request(self, stream: Stream, request: Request, end: bool) -> None:
         self.streams[stream.id] = stream
-        pseudo = [(b":method", head.verb), (b":scheme", head.scheme), (b":path", head.path)]
-        self.of(stream.id).head = [*pseudo, (b":authority", head.authority), *head.headers]
+        path = request.path if request.query is None else request.path + b"?" + request.query
+        pseudo = [(b":method", request.verb), (b":scheme", b"http"), (b":path", path)]
+        self.of(stream.id).head = [*pseudo, (b":authority", request.authority), *request.headers]
         self.of(stream.id).ended = end
 
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tieline.model import Headers
+from tieline.model import Headers, Request
 from tieline.wire.http2 import Connection, Limits, Stream, frames
 from tieline.wire.http2.hpack import Fields
-from tieline.wire.http2.messages import RequestHead
 
 GET: Headers = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
 POST: Headers = [(b":method", b"POST"), *GET[1:]]
@@ -44,9 +43,10 @@ class Ledger:
         """Return what came of the body of a stream."""
         return b"".join(piece for of, piece, _ in self.of("data") if of == number and isinstance(piece, bytes))
 
-    def on_request(self, stream: Stream, head: RequestHead, end: bool) -> None:
+    def on_request(self, stream: Stream, request: Request, end: bool) -> None:
         self.streams[stream.id] = stream
-        self.events.append(("request", stream.id, head.verb, head.path, head.headers, end))
+        path = request.path if request.query is None else request.path + b"?" + request.query
+        self.events.append(("request", stream.id, request.verb, path, request.headers, end))
 
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
         self.streams[stream.id] = stream

@@ -14,30 +14,39 @@ _GZIP = 31
 class GunzippedBody:
     """A gzip body, unpacked piece by piece: however much it unpacks to, ``MAX_CHUNK`` bytes are in memory."""
 
-    __slots__ = ("_body", "_packed", "_unpack", "trailers")
+    __slots__ = ("_begun", "_body", "_packed", "_unpack", "trailers")
 
     def __init__(self, body: AnyBody) -> None:
         self._packed = body if isinstance(body, bytes) else b""
         self._body: Body | None = None if isinstance(body, bytes) else body
         self._unpack = zlib.decompressobj(_GZIP)
+        self._begun = False
         self.trailers: Headers = []
 
     async def read(self) -> bytes:
         """See ``model.Body``."""
         while True:
-            if self._packed:
-                try:
-                    piece = self._unpack.decompress(self._packed, MAX_CHUNK)
-                except zlib.error as error:
-                    raise AppBroken(f"the answer is no gzip, as it says it is: {error}") from error
-                self._packed = self._unpack.unconsumed_tail
-                if piece:
-                    return piece
-            elif self._body is None:
-                return b""
-            self._packed += await self._next()
             if not self._packed:
-                return b""
+                self._packed = await self._next()
+                if not self._packed:
+                    break
+            if piece := self._piece():
+                return piece
+        if self._begun and not self._unpack.eof:
+            raise AppBroken("the gzip answer broke off: unexpected EOF")
+        return b""
+
+    def _piece(self) -> bytes:
+        """Unpack some of what is there; may give nothing."""
+        self._begun = True
+        if self._unpack.eof:
+            self._unpack = zlib.decompressobj(_GZIP)  # one member after another (RFC 1952 §2.2)
+        try:
+            piece = self._unpack.decompress(self._packed, MAX_CHUNK)
+        except zlib.error as error:
+            raise AppBroken(f"the answer is no gzip, as it says it is: {error}") from error
+        self._packed = self._unpack.unconsumed_tail or self._unpack.unused_data
+        return piece
 
     async def _next(self) -> bytes:
         body = self._body

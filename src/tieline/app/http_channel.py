@@ -14,6 +14,7 @@ from tieline.errors import (
     AppUnreachable,
     BadRequest,
     PeerLost,
+    PeerRefused,
     PeerUnreachable,
     TielineError,
     TooLarge,
@@ -132,8 +133,8 @@ class HttpChannel:
                 exchange = await self._transport.open(call.verb, target, headers, call.body, call.length)
             try:
                 reply = await exchange.answer
-            except Unanswered as error:
-                if not error.again or call.verb not in IDEMPOTENT or not isinstance(call.body, bytes):
+            except (Unanswered, PeerRefused) as error:
+                if not _may_go_again(error, call):
                     raise
                 exchange = None
                 exchange = await self._transport.open(call.verb, target, headers, call.body, call.length)
@@ -179,6 +180,13 @@ class HttpChannel:
     async def aclose(self) -> None:
         """See ``AppChannel``."""
         self._transport.close()
+
+
+def _may_go_again(error: Unanswered | PeerRefused, call: Invocation) -> bool:
+    """Whether a call was certainly not processed, or was lost with a reused connection and does no harm twice."""
+    if not isinstance(call.body, bytes):
+        return False
+    return isinstance(error, PeerRefused) or (error.again and call.verb in IDEMPOTENT)
 
 
 class _Http1Transport:

@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 import click
 
 from tieline import __version__
+from tieline.cli.main import INTERRUPTED
 
 USAGE_ERROR: Final = 2
-INTERRUPTED: Final = 130
 
 
 class _Command(NamedTuple):

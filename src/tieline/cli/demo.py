@@ -19,6 +19,7 @@ import click
 
 from tieline.cli.children import Child, Guard, describe
 from tieline.cli.console import Console
+from tieline.cli.main import INTERRUPTED
 from tieline.cli.ports import HeldPort
 from tieline.cli.supervise import POLL_S, SIDECAR_COMMAND
 from tieline.cli.wait import is_listening, probe_health
@@ -26,7 +27,6 @@ from tieline.cli.wait import is_listening, probe_health
 START_TIMEOUT_S: Final = 15.0
 CALL_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 6.0
-INTERRUPTED: Final = 130
 MAX_SHOWN: Final = 8192
 """Bytes read of an answer."""
 LINES_SHOWN: Final = 5

@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tieline import __version__
 from tieline.config.environment import Ports, own_environment
@@ -16,7 +15,7 @@ from tieline.config.fatal import FatalOption, UsageError
 from tieline.config.options import Ask, Options, check, ineffective, parse_arguments, usage
 from tieline.config.settings import Settings
 from tieline.errors import ConfigError, StartError
-from tieline.names.host import host_address, internal_port
+from tieline.names.host import host_address, own_internal_port
 from tieline.telemetry import logs
 
 log = logging.getLogger("dapr.runtime")
@@ -53,7 +52,7 @@ def _asked_ports(settings: Settings) -> Ports:
     """The ports as asked for: what a Configuration file can refer to, before any is bound (N-3)."""
     internal = settings.internal_port
     if internal is None:
-        internal = internal_port(settings.app_id, str(Path.cwd()), os.getuid(), socket.gethostname())
+        internal = own_internal_port(settings.app_id)
     return Ports(http=settings.http_port, grpc=settings.grpc_port, internal=internal)
 
 

@@ -257,6 +257,7 @@ def check(options: Options, environ: Mapping[str, str], *, built: Features = BUI
     disable_init_endpoints = _init_endpoints(options)
     health_checks = _health_checks(options)
     environment = read_environment(environ)
+    _check_environment(environment)
     _refuse_unbuilt_protection(options, environment, built)
     grace = options.dapr_graceful_shutdown_seconds
     block = options.dapr_block_shutdown_duration
@@ -360,6 +361,22 @@ def _check_app_id(app_id: str) -> None:
         raise FatalOption("parameter app-id cannot be empty")
     if "." in app_id:
         raise FatalOption("parameter app-id cannot contain dots")
+    if not app_id.isprintable():
+        # It travels in header fields: none that names it could ever be sent.
+        raise FatalOption("parameter app-id cannot contain control characters, or bytes that are no UTF-8")
+
+
+def _check_environment(environment: Environment) -> None:
+    travels = {
+        "NAMESPACE": environment.namespace,
+        "APP_API_TOKEN": environment.app_api_token,
+        "DAPR_HOST_IP": environment.host_ip,
+    }
+    for name, value in travels.items():
+        if value is not None and not value.isprintable():
+            raise FatalOption(
+                f"the environment's {name} has a control character, such as a line end, or is no UTF-8: correct it"
+            )
 
 
 def _check_mode(mode: str) -> None:

@@ -17,7 +17,6 @@ MAX_PATHS: Final = 1024
 """How many paths are remembered with what they mean; then the memory starts afresh."""
 MAX_PATH_BYTES: Final = 256
 """Longer paths are worked out anew each time."""
-_READ: Final = frozenset([b"tieline-invoke", b"dapr-caller-app-id", b"dapr-caller-namespace", b"traceparent"])
 
 
 class InboundServer:
@@ -29,7 +28,7 @@ class InboundServer:
         self._namespace = namespace
         self._target = Target(app_id, namespace, app_id)
         self._paths: dict[bytes, tuple[bytes, bytes]] = {}
-        self._mine = frozenset([app_id.encode(), f"{app_id}.{namespace}".encode()])
+        self._mine = frozenset(name.encode("utf-8", "surrogateescape") for name in (app_id, f"{app_id}.{namespace}"))
 
     async def __call__(self, request: Request) -> Reply:
         """Answer one request; see ``net.http2_server.Handler``."""
@@ -40,18 +39,11 @@ class InboundServer:
         record.inbound = True
         record.target = self._target
         record.verb = request.verb
-        is_call = False
-        for name, value in request.headers:
-            if name in _READ:
-                if name == b"tieline-invoke":
-                    is_call = value == b"1"
-                elif name == b"dapr-caller-app-id":
-                    record.caller = value.decode("utf-8", "replace")
-                elif name == b"dapr-caller-namespace":
-                    record.caller_namespace = value.decode("utf-8", "replace")
-                else:
-                    record.trace_id = value[3:35]
-        if not is_call:
+        said = dict(request.headers)
+        record.caller = said.get(b"dapr-caller-app-id", b"").decode("utf-8", "replace")
+        record.caller_namespace = said.get(b"dapr-caller-namespace", b"").decode("utf-8", "replace")
+        record.trace_id = said.get(b"traceparent", b"")[3:35]
+        if said.get(b"tieline-invoke") != b"1":
             return _foreign(request)
         try:
             return await self._serve(self._invocation(request, record))

@@ -81,7 +81,8 @@ class Attempts:
             ready = kept is None or not kept.overflowed
             pause = pause_before_retry(error, call.verb, retries, body_ready=ready)
             if pause is None:
-                if retries >= MAX_RETRIES and call.length is not None:
+                would_go_on = pause_before_retry(error, call.verb, 0, body_ready=ready) is not None
+                if would_go_on and retries >= MAX_RETRIES and call.length is not None:
                     error = _exhausted(call, error)
                 raise error
             log.debug("call to %s is sent again in %s s: %s", call.target.addressed, pause, error.text)

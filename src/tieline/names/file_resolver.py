@@ -72,6 +72,7 @@ class FileResolver:
         self._clock = clock
         self._worker: ThreadPoolExecutor | None = None
         self._closed = False
+        self._announced = False
         self._turn = asyncio.Lock()
         self._life = asyncio.Lock()
         self._heart: asyncio.Task[None] | None = None
@@ -90,17 +91,20 @@ class FileResolver:
         async with self._life:
             if self._heart is not None or self._closed:
                 return
+            self._announced = True  # a cancelled announcement may still reach the file
             await self._write(self._file.register)
             self._heart = self._spawn(self._beat(), name=f"heartbeat of {self.name}")
 
     async def withdraw(self) -> None:
         async with self._life:
-            heart, self._heart = self._heart, None
-            if heart is None:
+            if not self._announced:
                 return
-            heart.cancel()
-            await asyncio.wait([heart])
+            heart, self._heart = self._heart, None
+            if heart is not None:
+                heart.cancel()
+                await asyncio.wait([heart])
             await self._write(self._file.remove)
+            self._announced = False
 
     async def resolve(self, target: Target) -> Sequence[Endpoint]:
         key = (target.app_id, target.namespace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import os
 import socket
 import struct
 import sys
@@ -40,6 +41,15 @@ def internal_port(app_id: str, folder: str, uid: int, hostname: str) -> int:
     """Return the port that an app keeps over restarts when none is given (H-5). It may be taken."""
     digest = hashlib.sha256(f"{app_id}|{folder}|{uid}|{hostname}".encode("utf-8", "surrogateescape")).digest()
     return PORT_BASE + int.from_bytes(digest[:2], "little") % PORT_SPAN
+
+
+def own_internal_port(app_id: str) -> int:
+    """Return ``internal_port`` for an app whose sidecar is this process."""
+    try:
+        folder = str(Path.cwd())
+    except OSError:
+        folder = ""  # it was removed, and still is no reason not to start
+    return internal_port(app_id, folder, os.getuid(), socket.gethostname())
 
 
 def best_of(addresses: Iterable[str]) -> str:

@@ -191,6 +191,8 @@ class HostsFile:
 
     def look_up(self, app_id: str, namespace: str) -> list[str]:
         """Return the addresses of the fresh rows of an app, in an order that stays (N-35)."""
+        if not _is_text(app_id) or not _is_text(namespace):
+            return []  # bytes that a caller sent and that are no UTF-8: nobody can have registered them
         args = {"app_id": app_id, "newest_stale": self._newest_stale(), "namespace": namespace}
         return self._do("failed to look up address", lambda db: _column(db, self._sql.look_up, args), 0.0)
 
@@ -459,6 +461,15 @@ def _age_of(text: str, wall: float) -> float:
 
 def _column(db: sqlite3.Connection, sql: str, args: Mapping[str, object]) -> list[str]:
     return [str(row[0]) for row in db.execute(sql, args)]
+
+
+def _is_text(name: str) -> bool:
+    """Whether SQLite can take a name: it has no lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _identity_of(path: str) -> tuple[int, int] | None:

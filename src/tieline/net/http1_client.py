@@ -12,7 +12,7 @@ from typing import Any, Final
 from tieline.errors import AppBroken, TielineError
 from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
 from tieline.net.backpressure import BodyStream
-from tieline.net.loop import WRITE_HIGH_WATER, Buffered, connect
+from tieline.net.loop import WRITE_HIGH_WATER, Paced, connect
 from tieline.net.tasks import spawn
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http1 import (
@@ -51,7 +51,7 @@ class Unanswered(Exception):
         self.again = again
 
 
-class Http1Client(Buffered):
+class Http1Client(Paced):
     """One connection, lent by the pool for one exchange.
 
     Attributes:
@@ -69,7 +69,6 @@ class Http1Client(Buffered):
         self._body: BodyStream | None = None
         self._upload: asyncio.Task[None] | None = None
         self._busy = False
-        self._paused: asyncio.Future[None] | None = None
         self._reading = True
         self._heard = False
         self.used = False
@@ -81,15 +80,6 @@ class Http1Client(Buffered):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-
-    def pause_writing(self) -> None:
-        if self._paused is None:
-            self._paused = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        paused, self._paused = self._paused, None
-        if paused is not None and not paused.done():
-            paused.set_result(None)
 
     def eof_received(self) -> bool:
         self._ended()
@@ -280,6 +270,8 @@ class Http1Client(Buffered):
 
     def cancel(self) -> None:
         """Whoever awaited the answer is gone."""
+        if self._body is None and (self._answer is None or not self._answer.cancelled()):
+            return  # it came whole in this very turn: the connection was given back, and may serve another call
         self._answer = None
         self.abort()
         self._finish()

@@ -19,7 +19,7 @@ from tieline.errors import BadRequest, Cancelled, TielineError
 from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
 from tieline.net.backpressure import BodyStream, ended, too_large, within
 from tieline.net.http2_server import Handler, Http2Server
-from tieline.net.loop import WRITE_HIGH_WATER, Buffered
+from tieline.net.loop import WRITE_HIGH_WATER, Paced
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http1 import (
     CHUNKED,
@@ -70,7 +70,7 @@ class ServerOptions:
     http2_limits: Limits
 
 
-class Http1Server(Buffered):
+class Http1Server(Paced):
     """One connection of a client."""
 
     def __init__(self, handler: Handler, options: ServerOptions, members: set[Any]) -> None:
@@ -87,7 +87,6 @@ class Http1Server(Buffered):
         self._continue = False
         self._timer: asyncio.TimerHandle | None = None
         self._reading = True
-        self._paused: asyncio.Future[None] | None = None
         self._may_be_http2 = options.http2
         self._draining = False
         self._last = False
@@ -131,15 +130,6 @@ class Http1Server(Buffered):
             self._body.fail(Cancelled("context canceled"))
         if self._task is not None and not self._task.done():
             self._task.cancel()
-
-    def pause_writing(self) -> None:
-        if self._paused is None:
-            self._paused = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        paused, self._paused = self._paused, None
-        if paused is not None and not paused.done():
-            paused.set_result(None)
 
     def _read_on(self) -> None:
         if not self._reading and not self._gone:
@@ -361,7 +351,11 @@ class Http1Server(Buffered):
         if self._gone or self._transport.is_closing():
             return
         if linger and self._transport.can_write_eof():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:
+                self._transport.abort()  # the client has reset the connection, and nobody would tell us again
+                return
             self._read_on()
             self._timer = self._loop.call_later(LINGER_S, self._transport.close)
         else:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from tieline.errors import AppBroken, PeerLost, PeerRefused, PeerUnreachable, TielineError
-from tieline.model import AnyBody, Cause, Headers, Reply
+from tieline.model import AnyBody, Cause, Headers, Reply, Request
 from tieline.net.http2 import Exchange, Http2Protocol
 from tieline.net.tasks import spawn
 from tieline.wire.http2 import ErrorCode, Limits, Stream
 from tieline.wire.http2.frames import code_name
 from tieline.wire.http2.hpack import Fields
-from tieline.wire.http2.messages import RequestHead
+
+log = logging.getLogger("dapr.runtime")
 
 SETTINGS_WITHIN_S: Final = 5.0
 """How long a server may take to send its SETTINGS; then it counts as unreachable."""
@@ -119,6 +121,7 @@ class Http2Client(Http2Protocol):
         if self._ping_sent:
             self.abort()
         else:
+            log.debug("expired gRPC connection(s) to %s", self._transport.get_extra_info("peername"))
             self.close()
 
     def on_ping_ack(self, data: bytes) -> None:
@@ -293,7 +296,7 @@ class Http2Client(Http2Protocol):
         if not exchange.answer.done():
             exchange.answer.set_exception(error)
 
-    def on_request(self, stream: Stream, head: RequestHead, end: bool) -> None:
+    def on_request(self, stream: Stream, request: Request, end: bool) -> None:
         raise AssertionError("a client hears no requests")
 
     def on_head_too_large(self, stream: Stream) -> None:

@@ -11,7 +11,7 @@ from tieline.errors import Cancelled, TielineError
 from tieline.model import AnyBody, Reply, Request
 from tieline.net.http2 import Exchange, Http2Protocol
 from tieline.wire.http2 import ErrorCode, Limits, Stream
-from tieline.wire.http2.messages import RequestHead, join_cookies
+from tieline.wire.http2.messages import join_cookies
 
 log = logging.getLogger("dapr.runtime.http")
 
@@ -105,21 +105,13 @@ class Http2Server(Http2Protocol):
         return False
 
     # ── requests ───────────────────────────────────────────────────────────────────────────────────
-    def on_request(self, stream: Stream, head: RequestHead, end: bool) -> None:
-        path, question, query = head.path.partition(b"?")
-        # Between Tielines the fields are an HTTP/1.1 request's, line for line.
-        headers = head.headers if self.h2.peer_native else join_cookies(head.headers)
-        request = Request(
-            head.verb,
-            path,
-            query if question else None,
-            headers,
-            b"",
-            0 if end else head.length,
-            head.authority,
-            head.protocol,
-            self.h2.peer_native,
-        )
+    def on_request(self, stream: Stream, request: Request, end: bool) -> None:
+        native = self.h2.peer_native
+        if native:
+            request.native = native
+        else:
+            # Between Tielines the fields are an HTTP/1.1 request's, line for line; from others they are HTTP/2's.
+            request.headers = join_cookies(request.headers)
         exchange = stream.handler = ServerExchange(self, stream, request)
         if end:
             self.begin(exchange, b"")

@@ -36,7 +36,14 @@ class Members(set[Any]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.draining = False
+        """A connection that comes all the same, having been accepted just before, is drained like the others."""
         self._empty: asyncio.Future[None] | None = None
+
+    def add(self, connection: Any) -> None:
+        super().add(connection)
+        if self.draining:
+            asyncio.get_running_loop().call_soon(connection.drain)
 
     def discard(self, connection: Any) -> None:
         super().discard(connection)
@@ -180,6 +187,7 @@ class Listener:
     async def drain(self) -> None:
         """Accept nothing more, and return when all connections are closed, each after its calls in progress."""
         self.stop_accepting()
+        self.members.draining = True
         for connection in list(self.members):
             connection.drain()
         await self.members.wait_empty()

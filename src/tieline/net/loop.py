@@ -38,6 +38,22 @@ class Buffered(asyncio.BufferedProtocol):
         raise NotImplementedError
 
 
+class Paced(Buffered):
+    """A protocol whose writer waits while the socket takes no more: ``if self._paused: await self._paused``."""
+
+    _loop: asyncio.AbstractEventLoop
+    _paused: asyncio.Future[None] | None = None
+
+    def pause_writing(self) -> None:
+        if self._paused is None:
+            self._paused = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        paused, self._paused = self._paused, None
+        if paused is not None and not paused.done():
+            paused.set_result(None)
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` on the best event loop there is."""
     try:

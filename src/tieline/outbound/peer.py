@@ -126,7 +126,7 @@ class PeerCaller:
             path += b"?" + call.query
         fields = [
             (b":method", call.verb, False),
-            (b":path", path, False),
+            (b":path", path, True),  # paths differ: in the table they would push out what repeats
             _SCHEME,
             (b":authority", self._authorities.get(addressed) or self._authority(call), False),
         ]
@@ -134,7 +134,7 @@ class PeerCaller:
         fields += self._added
         body = call.body
         if call.length:
-            fields.append((b"content-length", b"%d" % call.length, False))
+            fields.append((b"content-length", b"%d" % call.length, True))
         if not connection.h2.can_open:
             reply = await connection.request(fields, body)
         else:

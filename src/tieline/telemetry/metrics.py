@@ -187,7 +187,7 @@ class Metrics:
         found = self._server.get((verb, status)) or self._add_server(verb, status)
         requests, latency, sizes_in, sizes_out = found
         requests.value += 1
-        # ``Histogram.observe``, written out three times: on every call, it saves a fifth of a microsecond.
+        # ``Histogram.observe``, written out, here and below: on every call, it saves a fifth of a microsecond.
         milliseconds = int(duration_s * 1000)  # whole ones, as Dapr cuts them (O-22)
         latency.counts[bisect_left(latency.bounds, milliseconds)] += 1
         latency.sum += milliseconds
@@ -197,17 +197,19 @@ class Metrics:
         sizes_out.sum += response_bytes
 
     def _record_outbound(self, record: CallRecord) -> None:
-        attempts = len(record.attempts)
+        attempts = record.attempts
         if not attempts or record.target is None:
             return
         peer = record.target.app_id
         sent = self._sent.get(peer) or self._add_sent(peer)
-        sent.value += attempts
+        sent.value += len(attempts)
         if record.cause is None:
-            answered = self._answered.get((peer, record.status)) or self._add_answered(peer, record.status)
-            answered.responses.value += 1
+            count, latency = self._answered.get((peer, record.status)) or self._add_answered(peer, record.status)
+            count.value += 1
             # The time of the last attempt, with fractions: it is the one that was answered.
-            answered.latency.observe((record.started + record.duration_s - record.attempts[-1].started) * 1000)
+            milliseconds = (record.started + record.duration_s - attempts[-1].started) * 1000
+            latency.counts[bisect_left(latency.bounds, milliseconds)] += 1
+            latency.sum += milliseconds
 
     def _record_inbound(self, record: CallRecord) -> None:
         caller = record.caller or "unknown"
@@ -219,11 +221,18 @@ class Metrics:
     def _record_app_call(self, record: CallRecord) -> None:
         # What failed on the way to the app counts as its 500.
         status = record.status if record.cause is None else 500
-        client = self._client.get((record.verb, status)) or self._add_client(record.verb, status)
-        client.completed.value += 1
-        client.latency.observe(int(record.app_s * 1000))
-        client.sent.observe(record.request_bytes)
-        client.received.observe(record.response_bytes)
+        found = self._client.get((record.verb, status)) or self._add_client(record.verb, status)
+        completed, latency, sizes_out, sizes_in = found
+        completed.value += 1
+        milliseconds = int(record.app_s * 1000)
+        latency.counts[bisect_left(latency.bounds, milliseconds)] += 1
+        latency.sum += milliseconds
+        size = record.request_bytes
+        sizes_out.counts[bisect_left(sizes_out.bounds, size)] += 1
+        sizes_out.sum += size
+        size = record.response_bytes
+        sizes_in.counts[bisect_left(sizes_in.bounds, size)] += 1
+        sizes_in.sum += size
 
     # Looking up: the slow way, once for each new set of label values. The caches are as bounded as the families.
 

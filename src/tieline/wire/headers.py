@@ -267,14 +267,14 @@ def forwarded(address: str, hostname: str) -> Headers:
     fields: Headers = []
     parts: list[str] = []
     if address:
-        fields.append((b"x-forwarded-for", address.encode()))
+        fields.append((b"x-forwarded-for", address.encode("utf-8", "surrogateescape")))
         quoted = f'"[{address}]"' if ":" in address else address
         parts += f"for={quoted}", f"by={quoted}"
     if hostname:
-        fields.append((b"x-forwarded-host", hostname.encode()))
+        fields.append((b"x-forwarded-host", hostname.encode("utf-8", "surrogateescape")))
         parts.append(f"host={hostname}")
     if parts:
-        fields.append((b"forwarded", ";".join(parts).encode()))
+        fields.append((b"forwarded", ";".join(parts).encode("utf-8", "surrogateescape")))
     return fields
 
 

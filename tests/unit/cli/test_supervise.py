@@ -154,6 +154,24 @@ def test_each_variable_of_the_app_stands_once(tmp_path: Path) -> None:
     assert [sum(line.startswith(name) for line in found) for name in names] == [1, 1, 1, 0]
 
 
+@pytest.mark.rule("K-13")
+def test_what_is_not_known_of_an_app_is_left_as_it_was(tmp_path: Path, port: int) -> None:
+    """No app port, and nothing that would send SDKs elsewhere."""
+    plan = {"command": app(port, "now0")}
+    code = "import json, os; print('ENV ' + json.dumps(dict(os.environ)))"
+
+    with driven(tmp_path, {"command": [sys.executable, "-c", code]}, APP_PORT="4711", DAPR_API_TOKEN="ours") as run:
+        run.end()
+        inherited = run.app_environment()
+    with driven(tmp_path, plan) as run:
+        run.end()
+        bare = run.app_environment()
+
+    assert (inherited["APP_PORT"], inherited["DAPR_API_TOKEN"]) == ("4711", "ours")
+    assert not {"DAPR_HTTP_ENDPOINT", "DAPR_GRPC_ENDPOINT"} & inherited.keys()
+    assert bare["APP_PORT"] is None
+
+
 def test_output_and_errors_of_the_app_stay_apart_and_are_marked(tmp_path: Path, port: int) -> None:
     """Each line has the prefix on its own stream; the sidecar's lines have none."""
     with driven(tmp_path, {"command": app(port, "now0")}) as run:

@@ -248,6 +248,27 @@ def test_metrics_is_laid_over_metric_field_by_field(folder: Folder) -> None:
     assert metric.rules == (("r", (("l", (("new", "old.*"), ("other", "x"))),)),)
 
 
+@pytest.mark.rule("C-6")
+def test_what_is_checked_and_completed_is_all_files_together(folder: Folder) -> None:
+    """Not each file by itself: a later one may repair an earlier one, or be overruled by it."""
+    early = (
+        "spec: {secrets: {scopes: [{storeName: s}, {storeName: s}]}, metrics: {enabled: false},"
+        " features: [{name: HotReload, enabled: false}]}"
+    )
+    late = "spec: {secrets: {scopes: [{storeName: s}]}, metric: {enabled: true}}"
+    replaced = "spec: {features: [{name: Other, enabled: true}]}"
+
+    loaded = folder.load(early, late)
+
+    assert not loaded.metric.enabled
+    assert loaded.enabled_features() == ("WorkflowsRemoteActivityReminder",)
+    assert set(folder.load(early, late, replaced).enabled_features()) == {
+        *("Other", "HotReload", "WorkflowsRemoteActivityReminder")
+    }
+    # The secrets are looked at first, so what comes later cannot hide what is wrong with them.
+    assert "storeName is repeated" in folder.refusal(late, early)
+
+
 @pytest.mark.rule("C-19")
 def test_a_later_entry_takes_a_feature_out_and_half_an_entry_does_nothing(folder: Folder) -> None:
     configuration = folder.load(

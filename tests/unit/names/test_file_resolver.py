@@ -97,6 +97,47 @@ async def test_nothing_is_registered_before_it_is_announced_or_after_it_is_withd
     assert last_update(path) == [(NOW,)]
 
 
+class SlowFile(HostsFile):
+    """Registers once it may."""
+
+    entered = threading.Event()
+    may = threading.Event()
+
+    def register(self) -> None:
+        self.entered.set()
+        self.may.wait()
+        super().register()
+
+
+async def test_an_announcement_that_is_broken_off_is_withdrawn_all_the_same(path: Path, clock: Clock) -> None:
+    """Its row is written only after the shutdown began: a thread cannot be called back."""
+    place = Place(f"file:{path}", str(path))
+    file = SlowFile(lambda: place, SETTINGS, HostRow("orders", "", "127.0.0.1:3502"), clock=clock, monotonic=clock)
+    resolver = FileResolver("file", file, namespace="default", heartbeat_s=4.0, spawn=spawn, unknown_text=str)
+    await resolver.start()
+    announcement = asyncio.create_task(resolver.announce())
+    await asyncio.to_thread(file.entered.wait)
+
+    announcement.cancel()
+    withdrawal = asyncio.create_task(resolver.withdraw())
+    await asyncio.wait([announcement])
+    file.may.set()
+    await withdrawal
+    await resolver.known()  # goes to the same thread, so all that went there before is done
+
+    assert last_update(path) == []
+    await resolver.aclose()
+
+
+async def test_an_id_that_is_no_text_is_unknown(make: Make) -> None:
+    resolver = make()
+    await resolver.start()
+
+    for app_id, namespace in (("\udcff", "default"), ("orders", "\udcff")):
+        with pytest.raises(UnknownTarget):
+            await resolver.resolve(target(app_id, namespace))
+
+
 @pytest.mark.rule("N-34")
 async def test_the_heart_beats_at_its_interval(path: Path, make: Make, clock: Clock, pulse: Pulse) -> None:
     resolver = make()

@@ -33,3 +33,35 @@ async def test_answers_do_not_wait_for_the_client_to_acknowledge_their_heads() -
     transport.close()
     writer.close()
     listener.abort()
+
+
+class Drained:
+    """A connection that is told to leave, and leaves."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def drain(self) -> None:
+        self._listener.members.discard(self)
+
+    def abort(self) -> None:
+        raise AssertionError("nobody is in a hurry")
+
+
+class Busy(Drained):
+    """A connection whose call takes its time."""
+
+    def drain(self) -> None:
+        asyncio.get_running_loop().call_later(0.02, self._listener.members.discard, self)
+
+
+async def test_a_connection_accepted_just_before_a_drain_is_drained_as_well() -> None:
+    listener = Listener("test", logging.getLogger("test"))
+    listener.members.add(Busy(listener))
+    draining = asyncio.create_task(listener.drain())
+    await asyncio.sleep(0)
+
+    listener.members.add(Drained(listener))
+
+    await asyncio.wait_for(draining, 5)
+    assert not listener.members

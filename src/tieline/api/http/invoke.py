@@ -78,7 +78,9 @@ class Invoke:
             except BadBaggage as error:
                 _drop(request)
                 return text_error(400, error.text)
-            headers += context.fields
+            headers.append((b"traceparent", context.traceparent))
+            if context.tracestate:
+                headers.append((b"tracestate", context.tracestate))
         elif noted is not None:
             put_back(headers, noted)
         record = CallRecord()
@@ -132,7 +134,8 @@ class Invoke:
         try:
             addressed = parse_invoke(request.path, request.headers)
         except MethodMissing as error:
-            return api_error(400, error.code, f"failed to invoke, id: {error.target}, err: {error.text}")
+            self._not_sent(record, error)
+            return invocation_failed(error, error.target)
         except BadEscape:
             addressed = None
         if addressed is None:

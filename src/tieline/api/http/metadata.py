@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from tieline.api.http.errors import api_error
+from tieline.api.http.errors import api_error, text_error
 from tieline.errors import TielineError
 from tieline.model import Reply, Request
-from tieline.wire.method_path import decode_path
+from tieline.wire.method_path import BadEscape, decode_path
 
 MAX_ATTRIBUTES: Final = 256
 """How many attributes an app may set."""
@@ -66,7 +66,10 @@ class Metadata:
 
     async def set_attribute(self, request: Request, raw_key: bytes) -> Reply:
         """Answer ``PUT /v1.0/metadata/<key>``."""
-        key = decode_path(raw_key.replace(b"+", b" ")).decode("utf-8", "replace")
+        try:
+            key = decode_path(raw_key.replace(b"+", b" ")).decode("utf-8", "replace")
+        except BadEscape as error:
+            return text_error(400, f"400 Bad Request: {error}")
         try:
             value = await _read(request)
         except TielineError as error:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from tieline.model import Headers
+from tieline.model import Headers, Request
 from tieline.wire.headers import check_h2_fields
 from tieline.wire.http2 import frames
 from tieline.wire.http2.frames import (
@@ -61,7 +61,7 @@ from tieline.wire.http2.hpack import (
     flagged,
 )
 from tieline.wire.http2.limits import Budget, Limits
-from tieline.wire.http2.messages import Malformed, RequestHead, read_request, read_response
+from tieline.wire.http2.messages import Malformed, read_request, read_response
 
 LOCAL: Final = 1
 REMOTE: Final = 2
@@ -69,6 +69,7 @@ BOTH: Final = 3
 
 FAR_AWAY_S: Final = 0.002
 """A sender that waits so long for credit is a long way off, and gets a larger window."""
+_NOT_PLAIN: Final = END_HEADERS | PADDED | PRIORITY_FLAG
 MAX_ENTRY: Final = 4096 + 32
 """What one field can count at most if it came out of the compression table."""
 
@@ -124,7 +125,7 @@ class Stream:
 class Listener(Protocol):
     """Whom a connection tells what arrived. ``end`` is True when the peer's side of the stream is over."""
 
-    def on_request(self, stream: Stream, head: RequestHead, end: bool) -> None:
+    def on_request(self, stream: Stream, request: Request, end: bool) -> None:
         """Server: a request began."""
 
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
@@ -280,7 +281,15 @@ class Connection:
         stream = self.streams[number] = Stream(number, self._peer_window, self.limits.stream_window)
         if fields[0][1] == b"HEAD":
             stream.bodiless = True
-        self._put_block(stream, self._encoder.encode(fields), end)
+        block = self._encoder.encode(fields)
+        size = len(block)
+        if size <= self._peer_max_frame:  # as in ``_put_block``, of which this is the usual case
+            flags = END_HEADERS | END_STREAM if end else END_HEADERS
+            self.out += (HEADER.pack(size >> 8, size & 255, HEADERS, flags, number), block)
+            if end:
+                stream.closed = LOCAL
+        else:
+            self._put_block(stream, block, end)
         return stream
 
     def send_response(self, stream: Stream, status: int, headers: Headers, *, end: bool) -> None:
@@ -462,7 +471,10 @@ class Connection:
             if kind == DATA:
                 self._on_data(number, flags, data[start:end])
             elif kind == HEADERS:
-                self._on_headers(number, flags, data[start:end])
+                if flags & _NOT_PLAIN == END_HEADERS and number:
+                    self._on_block(number, flags, data[start:end])
+                else:
+                    self._on_headers(number, flags, data[start:end])
             else:
                 self._on_other(kind, number, flags, data[start:end])
         if position < size:
@@ -610,14 +622,15 @@ class Connection:
         return stream
 
     def _request(self, stream: Stream, fields: list[tuple[bytes, bytes, bool]], end: bool) -> None:
-        head = read_request(fields)
+        request = read_request(fields)
         stream.got_head = True
-        stream.length = head.length
+        stream.length = request.length
         if end:
-            if head.length:
+            if request.length:
                 raise Malformed("content-length without a body")
+            request.length = 0
             self._close_remote(stream)
-        self.listener.on_request(stream, head, end)
+        self.listener.on_request(stream, request, end)
 
     def _response(self, stream: Stream, fields: list[tuple[bytes, bytes, bool]], end: bool) -> None:
         status, headers, length = read_response(fields)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tieline.model import Headers
+from tieline.model import Headers, Request
 from tieline.wire.headers import are_safe, check_h2_fields
 
 Fields = list[tuple[bytes, bytes, bool]]
 
 _COLON: Final = 58
+_QUESTION: Final = 63
 _is_token: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_path: Final = re.compile(rb"/[!-~\x80-\xff]*|\*").fullmatch
 _is_scheme: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*").fullmatch
@@ -29,6 +30,10 @@ _USUAL_SCHEMES: Final = frozenset([b"http", b"https"])
 
 MAX_SHAPES: Final = 1024
 """How many sequences of names are remembered as good; then the memory starts afresh."""
+MAX_GOOD_BYTES: Final = 256
+"""Longer paths and authorities are checked anew each time."""
+_good_paths: Final[set[bytes]] = set()
+_good_authorities: Final[set[bytes]] = set()
 MAX_SHAPE_FIELDS: Final = 64
 MAX_SHAPE_NAME: Final = 64
 _DECIDING: Final = frozenset([b"host", b"te"])
@@ -41,41 +46,11 @@ class Malformed(Exception):
     """A message that RFC 9113 §8.1.1 calls malformed. It ends its stream, not the connection."""
 
 
-class RequestHead:
-    """The head of a request.
-
-    Attributes:
-        verb: ``:method``.
-        path: ``:path`` with its query; empty for a plain CONNECT.
-        authority: ``:authority``, else ``host``.
-        protocol: ``:protocol`` of an extended CONNECT, else empty.
-        headers: The ordinary fields, ``host`` left out.
-        length: Declared length of the body, ``None`` if undeclared.
-    """
-
-    __slots__ = ("authority", "headers", "length", "path", "protocol", "scheme", "verb")
-
-    def __init__(
-        self,
-        verb: bytes,
-        scheme: bytes,
-        path: bytes,
-        authority: bytes,
-        protocol: bytes,
-        headers: Headers,
-        length: int | None,
-    ) -> None:
-        self.verb = verb
-        self.scheme = scheme
-        self.path = path
-        self.authority = authority
-        self.protocol = protocol
-        self.headers = headers
-        self.length = length
-
-
-def read_request(fields: Fields) -> RequestHead:
+def read_request(fields: Fields) -> Request:
     """Check a request's header list and take it apart.
+
+    ``headers`` are the ordinary fields, ``host`` left out; ``authority`` is ``:authority``, else ``host``; ``path`` is
+    empty for a plain CONNECT. The body is still to come.
 
     Raises:
         Malformed: With the reason, for logs.
@@ -87,19 +62,43 @@ def read_request(fields: Fields) -> RequestHead:
         if (
             verb in _USUAL_VERBS
             and scheme in _USUAL_SCHEMES
-            and _is_path(path)
-            and path != b"*"
-            and _is_authority(authority)
+            and (path in _good_paths or _is_good_path(path))
+            and (authority in _good_authorities or _is_good_authority(authority))
             and are_safe([value for _, value in headers])
         ):
             length = _length(fields[at][1], None) if at else None
-            return RequestHead(verb, scheme, path, authority, b"", headers, length)
+            query = None
+            if _QUESTION in path:
+                path, _, query = path.partition(b"?")
+            return Request(verb, path, query, headers, b"", length, authority)
     head = _read_unusual_request(fields)
     _remember(_REQUEST_SHAPES, fields, _USUAL_PSEUDO)
     return head
 
 
-def _read_unusual_request(fields: Fields) -> RequestHead:
+def _is_good_path(path: bytes) -> bool:
+    if not _is_path(path) or path == b"*":
+        return False
+    _keep(_good_paths, path)
+    return True
+
+
+def _is_good_authority(authority: bytes) -> bool:
+    if not _is_authority(authority):
+        return False
+    _keep(_good_authorities, authority)
+    return True
+
+
+def _keep(good: set[bytes], value: bytes) -> None:
+    """Remember a value that was found good, within bounds."""
+    if len(value) <= MAX_GOOD_BYTES:
+        if len(good) >= MAX_SHAPES:
+            good.clear()
+        good.add(value)
+
+
+def _read_unusual_request(fields: Fields) -> Request:
     """The whole check, for whatever names there are in whatever order."""
     pseudo: dict[bytes, bytes] = {}
     count = 0
@@ -145,7 +144,8 @@ def _read_unusual_request(fields: Fields) -> RequestHead:
         raise Malformed("bad :authority")
     if host is not None:
         headers = [field for field in headers if field[0] != b"host"]
-    return RequestHead(verb, scheme, path, authority, protocol, headers, length)
+    path, question, query = path.partition(b"?")
+    return Request(verb, path, query if question else None, headers, b"", length, authority, protocol)
 
 
 def read_response(fields: Fields) -> tuple[int, Headers, int | None]:
