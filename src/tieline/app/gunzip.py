@@ -9,18 +9,20 @@ from tieline.model import MAX_CHUNK, AnyBody, Body, Headers, Reply
 
 _GZIP = 31
 """Window size of zlib plus 16: gzip's header and trailer are expected."""
+_MEMBER = b"\x1f"
+"""First byte of a member's header."""
 
 
 class GunzippedBody:
     """A gzip body, unpacked piece by piece: however much it unpacks to, ``MAX_CHUNK`` bytes are in memory."""
 
-    __slots__ = ("_begun", "_body", "_packed", "_unpack", "trailers")
+    __slots__ = ("_body", "_over", "_packed", "_unpack", "trailers")
 
     def __init__(self, body: AnyBody) -> None:
         self._packed = body if isinstance(body, bytes) else b""
         self._body: Body | None = None if isinstance(body, bytes) else body
         self._unpack = zlib.decompressobj(_GZIP)
-        self._begun = False
+        self._over = False
         self.trailers: Headers = []
 
     async def read(self) -> bytes:
@@ -29,18 +31,21 @@ class GunzippedBody:
             if not self._packed:
                 self._packed = await self._next()
                 if not self._packed:
-                    break
+                    return b""  # perhaps too early, which fails no call (H-70)
             if piece := self._piece():
                 return piece
-        if self._begun and not self._unpack.eof:
-            raise AppBroken("the gzip answer broke off: unexpected EOF")
-        return b""
 
     def _piece(self) -> bytes:
         """Unpack some of what is there; may give nothing."""
-        self._begun = True
         if self._unpack.eof:
-            self._unpack = zlib.decompressobj(_GZIP)  # one member after another (RFC 1952 §2.2)
+            # One member follows another (RFC 1952 §2.2); what is none is dropped, as gzip itself does.
+            if not self._over and self._packed.startswith(_MEMBER):
+                self._unpack = zlib.decompressobj(_GZIP)
+            else:
+                self._over = True
+        if self._over:
+            self._packed = b""
+            return b""
         try:
             piece = self._unpack.decompress(self._packed, MAX_CHUNK)
         except zlib.error as error:

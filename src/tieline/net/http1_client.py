@@ -366,8 +366,11 @@ class Http1Pool:
             try:
                 lent = await waiter
             except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled() and (lent := waiter.result()) is not None:
-                    self.give_back(lent, reusable=True)
+                if waiter.done() and not waiter.cancelled():
+                    if (lent := waiter.result()) is not None:
+                        self.give_back(lent, reusable=True)
+                    else:
+                        self._admit()  # the turn is the next one's
                 raise
             if lent is not None:
                 if not lent.gone:

@@ -162,7 +162,6 @@ class Http1Server(Paced):
             except BadMessage as error:
                 self._closing = True
                 self._body.fail(BadRequest(error.detail))
-                self._after()  # closes if it was only the rest of a body whose request has been answered
         elif self._task is None:
             self._next()
         elif self._parser.pending > PIPELINED_BYTES:

@@ -161,6 +161,9 @@ class Http2Server(Http2Protocol):
         finally:
             if stream.closed != 3 and not stream.closed & 2:
                 self._drop_rest(exchange)
+            elif exchange.body is not None:
+                # All of it came; what of it was not read would count against the other calls for good.
+                exchange.body.abandon()
 
     async def _stream_reply(self, exchange: ServerExchange, reply: Reply) -> None:
         body = reply.body

@@ -13,7 +13,7 @@ from tieline.names.cache import NameCache
 from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
 from tieline.wire.http2 import Limits
-from tieline.wire.http2.hpack import NEVER_INDEXED, flagged
+from tieline.wire.http2.hpack import NEVER_INDEXED, Fields, flagged
 
 MAX_ERROR_TEXT: Final = 8192
 """The longest text that a peer's own failure may have, in bytes."""
@@ -76,7 +76,18 @@ class PeerCaller:
                 connection = self._pool.ready((endpoint, target.app_id, target.namespace))
                 if connection is None:
                     connection = await self._connect(endpoint, target, record)
-                reply = await self._send(connection, call, endpoint)
+                fields = self._fields(connection, call, endpoint)
+                if connection.h2.can_open:
+                    exchange = connection.begin_request(fields, call.body)
+                    try:
+                        reply = await exchange.answer
+                    except asyncio.CancelledError:
+                        exchange.cancel()
+                        raise
+                else:
+                    reply = await connection.request(fields, call.body)
+                if reply.status == 500:
+                    await self._raise_failure(reply, target.addressed, endpoint)
             except PeerUnreachable as error:
                 attempt.outcome = error.cause
                 names.set_aside(endpoint)
@@ -113,8 +124,12 @@ class PeerCaller:
         record.connecting_s += perf_counter() - began
         return connection
 
-    async def _send(self, connection: Http2Client, call: Invocation, endpoint: Endpoint) -> Reply:
-        """Make the call one HTTP/2 request, and what comes back a reply or a failure."""
+    def _fields(self, connection: Http2Client, call: Invocation, endpoint: Endpoint) -> Fields:
+        """Return the call as the fields of one HTTP/2 request.
+
+        Raises:
+            PeerProtocol: The peer does not understand that.
+        """
         addressed = call.target.addressed
         if not connection.h2.peer_native:
             raise PeerProtocol(
@@ -124,7 +139,7 @@ class PeerCaller:
         path = b"/" + call.encoded
         if call.query:
             path += b"?" + call.query
-        fields = [
+        fields: Fields = [
             (b":method", call.verb, False),
             (b":path", path, True),  # paths differ: in the table they would push out what repeats
             _SCHEME,
@@ -132,23 +147,9 @@ class PeerCaller:
         ]
         fields += [(name, value, name in NEVER_INDEXED) for name, value in call.headers]
         fields += self._added
-        body = call.body
         if call.length:
             fields.append((b"content-length", b"%d" % call.length, True))
-        if not connection.h2.can_open:
-            reply = await connection.request(fields, body)
-        else:
-            exchange = connection.begin_request(fields, body)
-            try:
-                reply = await exchange.answer
-            except asyncio.CancelledError:
-                exchange.cancel()
-                raise
-        if reply.status == 500:
-            for name, _ in reply.headers:
-                if name == b"tieline-error":
-                    await self._failed(reply, addressed, endpoint)
-        return reply
+        return fields
 
     def _authority(self, call: Invocation) -> bytes:
         """Write whom we mean: the namespace only if the caller named one and the resolver vouches for it."""
@@ -162,9 +163,11 @@ class PeerCaller:
         self._authorities[target.addressed] = authority
         return authority
 
-    async def _failed(self, reply: Reply, addressed: str, endpoint: Endpoint) -> None:
-        """Raise what the callee's sidecar reports as its own failure."""
+    async def _raise_failure(self, reply: Reply, addressed: str, endpoint: Endpoint) -> None:
+        """Raise what the callee's sidecar reports as its own failure; an app's 500 is a reply like any other."""
         said = {name: value for name, value in reply.headers if name.startswith(b"tieline-")}
+        if b"tieline-error" not in said:
+            return
         text = (await _read(reply)).decode("utf-8", "replace")
         cause = _cause(said.get(b"tieline-cause", b""))
         hint = unquote(said.get(b"tieline-hint", b"").decode("latin-1"))[:512]

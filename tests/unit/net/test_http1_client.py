@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.app import App, Exchange, echo
+from tieline.net import http1_client
 from tieline.net.http1_client import CONNECTIONS_MAX, IDLE_MAX, Http1Client, Http1Pool
 
 
@@ -36,6 +37,7 @@ async def test_a_call_given_up_after_its_answer_came_leaves_the_next_one_alone(a
     await ask(connection, b"first")
 
     lent = pool.idle(checked=True)
+    assert lent is not None
     assert lent is connection
     second = ask(lent, b"second")
     connection.cancel()
@@ -66,6 +68,22 @@ async def test_a_call_given_up_before_its_answer_drops_the_connection(app: App) 
     assert pool.idle(checked=False) is None
     await silent.aclose()
     pool.close()
+
+
+async def test_a_turn_that_is_given_up_goes_to_the_next_who_waits(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1_client, "CONNECTIONS_MAX", 1)
+    pool = pool_to(app)
+    first = await pool.open()
+    second, third = asyncio.create_task(pool.open()), asyncio.create_task(pool.open())
+    await asyncio.sleep(0)
+
+    pool.give_back(first, reusable=False)
+    second.cancel()
+    lent = await asyncio.wait_for(third, 5)
+
+    assert second.cancelled()
+    assert not lent.gone
+    pool.give_back(lent, reusable=False)
 
 
 @pytest.mark.rule("H-112")
