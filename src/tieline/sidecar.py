@@ -214,8 +214,10 @@ class Sidecar:
         names = self._names = self._make_names(self._api.port)
         await names.start()
         api = self._make_api(names)
+        observe = Observe(self._observe)
         server = InboundServer(
-            inbound(observe=Observe(self._observe), end=ToApp(self._channel, settings.app_id)),
+            inbound(observe=observe, end=ToApp(self._channel, settings.app_id)),
+            observe,
             app_id=settings.app_id,
             namespace=settings.namespace,
         )
@@ -263,6 +265,8 @@ class Sidecar:
         settings = self._settings
         if settings.unix_domain_socket:
             self._bind_api_socket(settings.unix_domain_socket)
+            ports = Ports(http=settings.http_port, grpc=settings.grpc_port, internal=self._internal.port)
+            os.environ.update(own_environment(settings, self._address, ports))
             return
         optional = LOOPBACK[1:] if settings.listen_addresses == LOOPBACK else ()
         if settings.http_port and settings.http_port == settings.grpc_port:
@@ -308,7 +312,8 @@ class Sidecar:
     # ── stop ───────────────────────────────────────────────────────────────────────────────────────
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number, name in ((signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupt")):
+        # A hang-up is a terminal that was closed. Nothing is read anew by it yet.
+        for number, name in ((signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupt"), (signal.SIGHUP, "hangup")):
             loop.add_signal_handler(number, self._signalled, name)
 
     def _signalled(self, name: str) -> None:

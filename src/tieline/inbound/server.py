@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from tieline.errors import BadRequest, Cancelled, GrpcCode, ShuttingDown, TielineError
 from tieline.middleware.chain import Handler
+from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Cause, Headers, Hop, Invocation, Reply, Request, Target
 from tieline.wire.errors_text import hint_value
 from tieline.wire.method_path import PLAIN_VERBS, BadEscape, check, clean, decode_path, encode_path
@@ -22,8 +23,9 @@ MAX_PATH_BYTES: Final = 256
 class InboundServer:
     """Answers requests on the internal port."""
 
-    def __init__(self, serve: Handler, *, app_id: str, namespace: str) -> None:
+    def __init__(self, serve: Handler, observe: Observe, *, app_id: str, namespace: str) -> None:
         self._serve = serve
+        self._observe = observe
         self._app_id = app_id
         self._namespace = namespace
         self._target = Target(app_id, namespace, app_id)
@@ -48,6 +50,10 @@ class InboundServer:
         try:
             return await self._serve(self._invocation(request, record))
         except TielineError as error:
+            if record.duration_s == 0.0:
+                self._observe.failed(record, error)  # it never set out, so nobody has told yet
+                if not isinstance(request.body, bytes):
+                    request.body.abandon()
             return failure(error)
 
     def _invocation(self, request: Request, record: CallRecord) -> Invocation:

@@ -124,7 +124,7 @@ class Http2Pool:
                 del self._peers[key]
 
     def close(self) -> None:
-        """Close all connections, those in use as soon as their calls are over."""
+        """Close all connections at once, those in use too: calls in progress are waited for before."""
         peers, self._peers = self._peers, {}
         for peer in peers.values():
             if peer.dialling is not None:

@@ -54,4 +54,9 @@ def hint_value(hint: str) -> bytes:
 
     What is not printable ASCII is percent-encoded; what is percent-encoded already (names) stays so.
     """
-    return quote_url(hint, safe=_HINT_SAFE + "%", errors="surrogateescape")[:MAX_HINT_BYTES].encode("ascii")
+    text = quote_url(hint, safe=_HINT_SAFE + "%", errors="surrogateescape")
+    if len(text) > MAX_HINT_BYTES:
+        text = text[:MAX_HINT_BYTES]
+        escape = text.find("%", MAX_HINT_BYTES - 2)
+        text = text[:escape] if escape >= 0 else text
+    return text.encode("ascii")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tieline.wire.errors_text import quote
+from tieline.wire.errors_text import MAX_HINT_BYTES, hint_value, quote
 
 
 @pytest.mark.rule("H-32")
@@ -25,3 +25,11 @@ from tieline.wire.errors_text import quote
 )
 def test_a_text_is_quoted_with_backslash_escapes(text: bytes, quoted: str) -> None:
     assert quote(text) == quoted
+
+
+@pytest.mark.parametrize("before", range(MAX_HINT_BYTES - 4, MAX_HINT_BYTES + 1))
+def test_a_hint_is_never_cut_within_an_escape(before: int) -> None:
+    value = hint_value("x" * before + "ü")
+
+    assert value == b"x" * before + (b"%C3" if before + 3 <= MAX_HINT_BYTES else b"")
+    assert len(value) <= MAX_HINT_BYTES

@@ -12,6 +12,8 @@ from tieline.wire.method_path import BadEscape, decode_path
 
 MAX_ATTRIBUTES: Final = 256
 """How many attributes an app may set."""
+MAX_ATTRIBUTE_BYTES: Final = 65536
+"""The longest key and value of one."""
 
 
 class Metadata:
@@ -74,6 +76,8 @@ class Metadata:
             value = await _read(request)
         except TielineError as error:
             return api_error(400, "ERR_BODY_READ", f"failed to read request body: {error.detail}")
+        if len(raw_key) + len(value) > MAX_ATTRIBUTE_BYTES:
+            return api_error(413, "ERR_METADATA_TOO_LARGE", f"an attribute is longer than {MAX_ATTRIBUTE_BYTES} bytes")
         if key not in self._extended and len(self._extended) >= MAX_ATTRIBUTES:
             return api_error(400, "ERR_METADATA_FULL", f"more than {MAX_ATTRIBUTES} attributes")
         self._extended[key] = value.decode("utf-8", "replace")
@@ -84,7 +88,10 @@ async def _read(request: Request) -> bytes:
     body = request.body
     if isinstance(body, bytes):
         return body
-    pieces = []
-    while piece := await body.read():
+    pieces: list[bytes] = []
+    size = 0
+    while size <= MAX_ATTRIBUTE_BYTES and (piece := await body.read()):
         pieces.append(piece)
+        size += len(piece)
+    body.abandon()
     return b"".join(pieces)
