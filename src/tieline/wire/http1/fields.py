@@ -19,6 +19,8 @@ MAX_REMEMBERED: Final = 1024
 """The most entries of each memory of lines or names."""
 MAX_REMEMBERED_BYTES: Final = 256
 """The longest line or name that is remembered."""
+MAX_REPEATED_BYTES: Final = 2048
+"""The longest fields of a message that a connection keeps to know them again in the next one."""
 MAX_LENGTH_DIGITS: Final = 18
 """The most digits of a ``Content-Length``: more is no length that anybody means."""
 

@@ -7,7 +7,9 @@ from typing import Final
 
 from tieline.model import Headers, Request
 from tieline.wire.http1.fields import (
+    CRLF,
     MAX_FIELDS,
+    MAX_REPEATED_BYTES,
     TOKEN_CHARS,
     BadMessage,
     Memory,
@@ -88,15 +90,19 @@ class RequestHead(Request):
 class RequestParser(MessageReader):
     """The requests of one connection, one after the other.
 
+    Clients repeat themselves: fields that are byte for byte those of the request before are not parsed again.
+
     Bound of memory: the connection reads nothing from the wire while a request is in progress, so what is kept is
-    at most ``max_head`` bytes and one piece of received data.
+    at most ``max_head`` bytes, one piece of received data, and ``MAX_REPEATED_BYTES`` of fields.
     """
 
-    __slots__ = ()
+    __slots__ = ("_last", "_last_fields")
 
     def __init__(self, *, max_head: int) -> None:
         """Begin a connection; ``max_head`` bounds request line and headers, line ends included (H-63)."""
         super().__init__(max_head=max_head)
+        self._last: RequestHead | None = None
+        self._last_fields = b""
 
     @property
     def has_request_line(self) -> bool:
@@ -106,20 +112,50 @@ class RequestParser(MessageReader):
     def next_head(self) -> RequestHead | None:
         """Return the next head, or ``None`` if more bytes are needed. The body before must have been read.
 
+        ``headers`` may be the very list of the head before: leave it as it is.
+
         Raises:
             BadMessage: Answer with its status and text, and close.
         """
         start = self._pos
+        if self._last is not None:
+            head = self._repeated(self._last, start)
+            if head is not None:
+                return head
         lines = self._read_head()
         if lines is None:
             return None
+        line = lines.pop(0)
         try:
-            verb, path, query, minor = _REQUEST_LINES[lines.pop(0)]
-            return self._parse(verb, path, query, minor, list(map(parse_field, lines)))
+            verb, path, query, minor = _REQUEST_LINES[line]
+            head = self._parse(verb, path, query, minor, list(map(parse_field, lines)))
         except BadMessage:
             # A stray byte is the deeper reason, and is what a reader of smaller pieces would have met first.
             refuse_illegal(self._buffer[start : self._pos - 2])
             raise
+        begin = start + len(line)
+        if minor and not head.upgrade and not head.expect_continue and self._pos - begin <= MAX_REPEATED_BYTES:
+            self._last, self._last_fields = head, self._buffer[begin : self._pos]
+        else:
+            self._last = None
+        return head
+
+    def _repeated(self, last: RequestHead, start: int) -> RequestHead | None:
+        """Return the head at ``start`` if its fields are those of ``last`` and its line is one that was met before."""
+        buffer = self._buffer
+        begin = buffer.find(CRLF, start)
+        fields = self._last_fields
+        end = begin + len(fields)
+        if not self.body_done or not buffer.startswith(fields, begin) or end - start > self._max_head:
+            return None
+        line = _REQUEST_LINES.get(buffer[start:begin])
+        if line is None or not line[3]:
+            return None
+        self._pos = end
+        verb, path, query, _ = line
+        length = last.length
+        self._begin_body(_CHUNKED if length is None else _LENGTH if length else _NONE, length or 0)
+        return RequestHead(verb, path, query, last.headers, length, 1, last.keep_alive, False, b"", last.authority)
 
     def _parse(self, verb: bytes, path: bytes, query: bytes | None, minor: int, headers: Headers) -> RequestHead:
         if len(headers) > MAX_FIELDS:

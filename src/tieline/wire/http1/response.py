@@ -9,6 +9,7 @@ from typing import Final
 from tieline.model import Headers
 from tieline.wire.http1.fields import (
     MAX_FIELDS,
+    MAX_REPEATED_BYTES,
     BadMessage,
     Memory,
     check_coding,
@@ -24,6 +25,7 @@ MAX_RESPONSE_HEAD: Final = 65536
 MAX_INTERIM: Final = 16
 """The most 1xx responses before the final one."""
 
+_START: Final = b"HTTP/1."
 _status_line = re.compile(rb"HTTP/1\.([0-9]) ([0-9]{3})(?: [\t -~\x80-\xff]*)?").fullmatch
 _DECIDING: Final = frozenset([b"content-length", b"transfer-encoding", b"connection"])
 
@@ -64,11 +66,13 @@ class ResponseHead:
 class ResponseParser(MessageReader):
     """The responses of one connection to an app, each announced by ``expect``.
 
+    Apps repeat themselves: a head that is byte for byte the one before is not parsed again.
+
     Attributes:
         keep_alive: Of the last head.
     """
 
-    __slots__ = ("_awaiting", "_bodyless", "_interim", "keep_alive")
+    __slots__ = ("_awaiting", "_bodyless", "_interim", "_last", "_last_bytes", "keep_alive")
 
     def __init__(self, *, max_head: int = MAX_RESPONSE_HEAD) -> None:
         """Begin a connection; ``max_head`` bounds status line and headers, line ends included."""
@@ -76,6 +80,8 @@ class ResponseParser(MessageReader):
         self._awaiting = False
         self._bodyless = False
         self._interim = 0
+        self._last: ResponseHead | None = None
+        self._last_bytes = b""
         self.keep_alive = True
 
     @property
@@ -94,15 +100,26 @@ class ResponseParser(MessageReader):
     def next_head(self) -> ResponseHead | None:
         """Return the final head, or ``None`` if more bytes are needed. Interim responses are skipped.
 
+        It may be the very object that was returned before: leave it as it is.
+
         Raises:
             BadMessage: The app did not answer in HTTP/1.x, or unasked with 101 (H-157).
         """
         if not self._awaiting:
             raise RuntimeError("no response is expected")
+        last = self._last
+        if last is not None and not self._bodyless and self._buffer.startswith(self._last_bytes, self._pos):
+            self._pos += len(self._last_bytes)
+            self._begin_body(last.framing, last.length or 0)
+            self._awaiting = False
+            return last
         while True:
             start = self._pos
             lines = self._read_head()
             if lines is None:
+                if not _START.startswith(self._buffer[self._pos : self._pos + len(_START)]):
+                    # Another protocol, whose server may wait for us now: no end of a head will ever come.
+                    raise BadMessage("malformed HTTP status line")
                 return None
             try:
                 head = self._parse(lines)
@@ -110,6 +127,10 @@ class ResponseParser(MessageReader):
                 refuse_illegal(self._buffer[start : self._pos - 2])
                 raise
             if head is not None:
+                if self._bodyless or self._pos - start > MAX_REPEATED_BYTES:
+                    self._last = None
+                else:
+                    self._last, self._last_bytes = head, self._buffer[start : self._pos]
                 return head
 
     def eof(self) -> Ending:
