@@ -12,6 +12,7 @@ from typing import Any, Final
 from tieline.errors import AppBroken, TielineError
 from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
 from tieline.net.backpressure import BodyStream
+from tieline.net.lookout import watch
 from tieline.net.loop import WRITE_HIGH_WATER, Paced, connect
 from tieline.net.tasks import spawn
 from tieline.wire.headers import clean_trailers
@@ -80,6 +81,7 @@ class Http1Client(Paced):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        watch(self._loop, transport)
 
     def eof_received(self) -> bool:
         self._ended()

@@ -19,6 +19,7 @@ from tieline.errors import BadRequest, Cancelled, TielineError
 from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
 from tieline.net.backpressure import BodyStream, ended, too_large, within
 from tieline.net.http2_server import Handler, Http2Server
+from tieline.net.lookout import watch
 from tieline.net.loop import WRITE_HIGH_WATER, Paced
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http1 import (
@@ -99,6 +100,7 @@ class Http1Server(Paced):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        watch(self._loop, transport)
         self._members.add(self)
         self._timer = self._loop.call_later(HEAD_WITHIN_S, self._head_late)
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from tieline.errors import PeerLost, TielineError
 from tieline.model import AnyBody, Headers
 from tieline.net.backpressure import BodyStream, within
+from tieline.net.lookout import watch
 from tieline.net.loop import WRITE_HIGH_WATER, Buffered
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http2 import Connection, ErrorCode, Limits, Stream
@@ -109,6 +110,7 @@ class Http2Protocol(Buffered):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        watch(self._loop, transport)
         self.kick()
 
     def kick(self) -> None:

@@ -278,7 +278,7 @@ class Http2Client(Http2Protocol):
             error = PeerRefused("stream refused: the peer did not process the call")
         elif local:
             error = AppBroken(f"malformed answer: {code_name(code)}")
-        elif code == ErrorCode.INTERNAL_ERROR and exchange.answer.done() and self.h2.peer_native:
+        elif code == ErrorCode.INTERNAL_ERROR and stream.got_head and self.h2.peer_native:
             error = AppBroken("the answer broke off")  # so a Tieline says it (see Http2Server)
         elif code == ErrorCode.NO_ERROR and exchange.answer.done():
             exchange.wake(PeerLost("stream closed"))  # if the answer is complete, only our upload is not wanted

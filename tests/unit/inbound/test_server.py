@@ -18,9 +18,8 @@ SAID: Headers = [
 class Upload:
     """A body of which nothing may be read."""
 
-    trailers: Headers = []
-
     def __init__(self) -> None:
+        self.trailers: Headers = []
         self.abandoned = False
 
     async def read(self) -> bytes:

@@ -111,7 +111,7 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
     async def run() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         await test()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         assert not tasks, tasks
 
     asyncio.run(run())
@@ -152,15 +152,15 @@ H1_PARTS = [
     b"POST /s HTTP/1.1\r\n" + HOST + b"Content-Length: 35\r\n\r\nGET /inner HTTP/1.1\r\nHost: abcdef\r\n\r\n"[:35],
     b"POST /e HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\nhi",
     b"GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-    b"POST /u HTTP/1.1\r\n" + HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
-    b"Content-Length: 2\r\n\r\nhi",
+    b"POST /u HTTP/1.1\r\n" + HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAMAAABk\r\nContent-Length: 2\r\n\r\nhi",
     b"GET /last HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n",
 ]  # fmt: skip
 H1_PLAIN = [part for part in H1_PARTS if b"Upgrade" not in part]
 NOISE = [
-    b"", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b"\0", b"\x0b", b":", b"0", b"5", b"a", b";", b",", b"\xff", b"HTTP/1.1",
-    b"Content-Length: 3\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: x\r\n",
-    b"0\r\n\r\n", b"GET /in HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b"\0", b"\x0b", b":", b"0", b"5", b"a", b";", b",", b"\xff",
+    b"HTTP/1.1", b"Content-Length: 3\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: x\r\n", b"0\r\n\r\n", b"GET /in HTTP/1.1\r\nHost: a\r\n\r\n",
 ]  # fmt: skip
 H2_PARTS = [
     headers(1, GET),
@@ -306,10 +306,14 @@ def test_a_client_of_http2_survives_anything_and_its_call_ends(pieces: list[byte
     in_a_loop(test)
 
 
+# A target may have raw bytes beyond ASCII, as with Dapr; h11 takes none. They frame nothing.
+_ASCII = bytes([*range(0x80), *b"x" * 0x80])
+
+
 def strict_requests(said: bytes) -> int:
     """Count the requests that h11 finds whole before it finds anything wrong; as a server that answers each at once."""
     connection = h11.Connection(h11.SERVER)
-    connection.receive_data(said)
+    connection.receive_data(said.translate(_ASCII))
     found = 0
     try:
         while True:
@@ -347,7 +351,7 @@ def test_no_more_requests_are_served_than_a_strict_reader_finds(pieces: list[byt
 
 @pytest.mark.parametrize("how", ["close", "speak"])
 async def test_a_connection_that_ends_before_its_turn_fails_its_call_at_once(how: str) -> None:
-    """The port of a mail server, say, or a proxy with nothing behind it: a call must not wait for an answer for ever."""
+    """The port of a mail server, say, or a proxy with nothing behind it: no call waits for ever."""
     pool = Http1Pool("127.0.0.1", 1, host=b"a", max_head=65536, connect_timeout_s=1)
     pool._open = 1
     client = Http1Client(pool)

@@ -1,4 +1,4 @@
-"""Connections to other sidecars that nobody uses."""
+"""Connections to other sidecars: those that nobody uses, and answers that break off."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import logging
 
 import pytest
 
-from tieline.model import Reply, Request
+from tieline.errors import AppBroken
+from tieline.model import Headers, Reply, Request
 from tieline.net import http2_client
 from tieline.net.http2_pool import Http2Pool
 from tieline.net.http2_server import Http2Server
 from tieline.net.listener import Listener
 from tieline.wire.http2 import Limits
+from tieline.wire.http2.connection import request_fields
 
 
 async def answer(request: Request) -> Reply:
@@ -39,4 +41,35 @@ async def test_an_idle_connection_is_closed_and_tools_can_see_it(
 
     assert "expired gRPC connection(s) to ('127.0.0.1', " in caplog.text
     assert pool.ready(("127.0.0.1", listener.port)) is None
+    listener.abort()
+
+
+class Torn:
+    """A body that breaks off at its first byte."""
+
+    def __init__(self) -> None:
+        self.trailers: Headers = []
+
+    async def read(self) -> bytes:
+        raise AppBroken("unexpected EOF")
+
+    def abandon(self) -> None:
+        pass
+
+
+async def test_an_answer_that_breaks_off_in_the_read_of_its_head_is_the_apps_fault() -> None:
+    async def torn(request: Request) -> Reply:
+        return Reply(200, [], Torn())
+
+    listener = Listener("test", logging.getLogger("test"))
+    listener.bind_now("127.0.0.1", 0)
+    members = listener.members
+    await listener.accept(lambda: Http2Server(torn, limits=Limits(), native=True, members=members))
+    pool = Http2Pool(native=True)
+    connection = await pool.connection("127.0.0.1", listener.port)
+
+    with pytest.raises(AppBroken, match="the answer broke off"):
+        await asyncio.wait_for(connection.request(request_fields(b"GET", b"/", b"cart", []), b""), 5)
+
+    pool.close()
     listener.abort()

@@ -1,0 +1,72 @@
+"""A reset that arrives together with data is seen, on every event loop, and with all the data before it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.mesh import until
+from tieline.net.lookout import LOOK_EVERY_S, watch
+from tieline.net.loop import Buffered, serve
+
+LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop]
+with contextlib.suppress(ImportError):
+    import uvloop
+
+    LOOPS.append(uvloop.new_event_loop)
+
+
+class Reader(Buffered):
+    """Notes what comes, and the end."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        watch(asyncio.get_running_loop(), transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.size += len(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reset may drop the data before it")
+@pytest.mark.parametrize("size", [4000, 100_000])
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__module__)
+def test_a_reset_behind_data_ends_the_connection(loop: Callable[[], asyncio.AbstractEventLoop], size: int) -> None:
+    readers: list[Reader] = []
+
+    def accepted() -> Reader:
+        readers.append(Reader())
+        return readers[-1]
+
+    async def run() -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.listen()
+            address = sock.getsockname()
+            server = await serve(accepted, sock)
+            client = socket.create_connection(address)
+            await until(lambda: len(readers) == 1)
+            # Both within one turn of the loop, so that the server finds both at once.
+            client.sendall(b"x" * size)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+
+            async with asyncio.timeout(LOOK_EVERY_S * 3):
+                await readers[0].lost
+            server.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())
+
+    assert readers[0].size == size
