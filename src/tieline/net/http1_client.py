@@ -12,7 +12,7 @@ from typing import Any, Final
 from tieline.errors import AppBroken, TielineError
 from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
 from tieline.net.backpressure import BodyStream
-from tieline.net.lookout import watch
+from tieline.net.lookout import forget, watch
 from tieline.net.loop import WRITE_HIGH_WATER, Paced, connect
 from tieline.net.tasks import spawn
 from tieline.wire.headers import clean_trailers
@@ -99,6 +99,7 @@ class Http1Client(Paced):
         return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     def connection_lost(self, exc: Exception | None) -> None:
+        forget(self._loop, self._transport)
         if not self.gone:
             self._ended(exc)
         self.resume_writing()

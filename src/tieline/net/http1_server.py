@@ -19,7 +19,7 @@ from tieline.errors import BadRequest, Cancelled, TielineError
 from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
 from tieline.net.backpressure import BodyStream, ended, too_large, within
 from tieline.net.http2_server import Handler, Http2Server
-from tieline.net.lookout import watch
+from tieline.net.lookout import forget, watch
 from tieline.net.loop import WRITE_HIGH_WATER, Paced
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http1 import (
@@ -105,6 +105,7 @@ class Http1Server(Paced):
         self._timer = self._loop.call_later(HEAD_WITHIN_S, self._head_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        forget(self._loop, self._transport)
         self._members.discard(self)
         self._gone = self._closing = True
         self._stop_timer()

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tieline.errors import PeerLost, TielineError
 from tieline.model import AnyBody, Headers
 from tieline.net.backpressure import BodyStream, within
-from tieline.net.lookout import watch
+from tieline.net.lookout import forget, watch
 from tieline.net.loop import WRITE_HIGH_WATER, Buffered
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http2 import Connection, ErrorCode, Limits, Stream
@@ -177,6 +177,7 @@ class Http2Protocol(Buffered):
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        forget(self._loop, self._transport)
         self.lost = True
         for stream in list(self.h2.streams.values()):
             stream.closed = 3

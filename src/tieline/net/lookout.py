@@ -28,14 +28,17 @@ class Lookout:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, transport: Any) -> None:
-        """Watch a connection until it is closed."""
+        """Watch a connection until it is closed; ``forget`` it then."""
         self._watched.add(transport)
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
 
+    def forget(self, transport: Any) -> None:
+        """Watch a connection no more."""
+        self._watched.discard(transport)
+
     def _look(self) -> None:
         self._timer = None
-        self._watched = {transport for transport in self._watched if not transport.is_closing()}
         by_descriptor: dict[int, Any] = {}
         poll = select.poll()
         for transport in self._watched:
@@ -50,11 +53,11 @@ class Lookout:
 
     def _read_on(self, transport: Any, reads: int) -> None:
         """Begin to watch the socket anew, for one read each time, until it gives its reset."""
-        if transport.is_closing() or not transport.is_reading():
-            return  # a reader that is not ready comes again at the next look
-        if not reads:
-            transport.abort()
+        if transport.is_closing() or not reads:
+            transport.abort()  # nobody is there any more to take what is still to be written
             return
+        if not transport.is_reading():
+            return  # a reader that is not ready comes again at the next look
         transport.pause_reading()
         transport.resume_reading()
         self._loop.call_soon(self._read_on, transport, reads - 1)
@@ -71,3 +74,10 @@ def watch(loop: asyncio.AbstractEventLoop, transport: Any) -> None:
             return
         lookout = _lookouts[loop] = Lookout(loop)
     lookout.watch(transport)
+
+
+def forget(loop: asyncio.AbstractEventLoop, transport: Any) -> None:
+    """Let go of a connection; call when it is lost."""
+    lookout = _lookouts.get(loop)
+    if lookout is not None:
+        lookout.forget(transport)

@@ -7,12 +7,13 @@ import contextlib
 import socket
 import struct
 import sys
+import weakref
 from collections.abc import Callable
 
 import pytest
 
 from tests.support.mesh import until
-from tieline.net.lookout import LOOK_EVERY_S, watch
+from tieline.net.lookout import LOOK_EVERY_S, forget, watch
 from tieline.net.loop import Buffered, serve
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop]
@@ -30,12 +31,14 @@ class Reader(Buffered):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
         watch(asyncio.get_running_loop(), transport)
 
     def data_received(self, data: bytes) -> None:
         self.size += len(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        forget(asyncio.get_running_loop(), self.transport)
         self.lost.set_result(None)
 
 
@@ -70,3 +73,21 @@ def test_a_reset_behind_data_ends_the_connection(loop: Callable[[], asyncio.Abst
         runner.run(run())
 
     assert readers[0].size == size
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__module__)
+def test_a_connection_that_is_gone_is_let_go_at_once(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def run() -> bool:
+        transport = Transport()
+        gone = weakref.ref(transport)
+        watch(asyncio.get_running_loop(), transport)
+        forget(asyncio.get_running_loop(), transport)
+        del transport
+        return gone() is None
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(run())
+
+
+class Transport:
+    """Never looked at."""
