@@ -228,6 +228,8 @@ class Http2Protocol(Buffered):
             self.begin(exchange, data if self._max_body is None else within(data, self._max_body))
             if stream.closed != 3:
                 self.on_complete(exchange)
+            else:
+                stream.handler = None  # they hold each other: without this, each call leaves work to the collector
 
     def on_trailers(self, stream: Stream, headers: Headers) -> None:
         exchange = stream.handler

@@ -250,6 +250,8 @@ class Http2Client(Http2Protocol):
             self.begin(exchange, b"")
             if stream.closed != 3:
                 self.on_complete(exchange)
+            else:
+                stream.handler = None
         else:
             exchange.pieces = []
             self._fresh.append(exchange)

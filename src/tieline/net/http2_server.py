@@ -159,11 +159,14 @@ class Http2Server(Http2Protocol):
             log.exception("a handler failed")
             exchange.cut(ErrorCode.INTERNAL_ERROR)
         finally:
-            if stream.closed != 3 and not stream.closed & 2:
+            if not stream.closed & 2:
                 self._drop_rest(exchange)
-            elif exchange.body is not None:
-                # All of it came; what of it was not read would count against the other calls for good.
-                exchange.body.abandon()
+            else:
+                if exchange.body is not None:
+                    # All of it came; what of it was not read would count against the other calls for good.
+                    exchange.body.abandon()
+                if stream.closed == 3:
+                    stream.handler = None  # as in ``on_data``
 
     async def _stream_reply(self, exchange: ServerExchange, reply: Reply) -> None:
         body = reply.body

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import cast
+
+import pytest
 
 from tests.support.mesh import until
 from tieline.model import Headers, Reply, Request
@@ -59,5 +62,33 @@ async def test_a_whole_body_that_nobody_read_counts_against_no_other_call() -> N
     assert reply.status == 204
     await until(lambda: not server.h2.streams)
     assert server.h2.unread == 0
+    client.abort()
+    listener.abort()
+
+
+@pytest.mark.parametrize("body", [b"", b"whole"])
+async def test_a_call_leaves_no_work_to_the_garbage_collector(body: bytes) -> None:
+    """Cycles pile up until the collector stops everything for milliseconds to find them."""
+
+    async def answer(request: Request) -> Reply:
+        return Reply(200, [(b"x", b"y")], body)
+
+    listener = Listener("test", logging.getLogger("test"))
+    listener.bind_now("127.0.0.1", 0)
+    await listener.accept(lambda: Http2Server(answer, limits=Limits(), native=True, members=listener.members))
+    client: Http2Client = await Http2Pool(native=True).connection("127.0.0.1", listener.port)
+    call = request_fields(b"POST", b"/x", b"a", [(b"x", b"y")])
+    await client.request(call, body)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            await client.request(call, body)
+        left = gc.collect()
+    finally:
+        gc.enable()
+
+    assert left < 50
     client.abort()
     listener.abort()
