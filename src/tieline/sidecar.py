@@ -207,8 +207,17 @@ class Sidecar:
         finally:
             self._start_task = None
 
+    def _check_resources(self) -> None:
+        for folder in self._settings.resources_paths:
+            if not Path(folder).is_dir():
+                raise StartError(
+                    f"failed to create watcher: failed to add target {folder}: no such file or directory; "
+                    "make the folder, or leave out --resources-path"
+                )
+
     async def _start(self) -> None:
         settings = self._settings
+        self._check_resources()
         self._reserve_internal_port()
         await self._bind_api()
         names = self._names = self._make_names(self._api.port)

@@ -181,6 +181,18 @@ async def test_an_id_that_could_not_be_called_is_refused_at_the_start(mesh: Mesh
     assert "Traceback" not in sidecar.log()
 
 
+async def test_a_folder_of_resources_that_is_missing_is_named_at_the_start(mesh: Mesh, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    sidecar = await mesh.sidecar("a", None, "--resources-path", str(missing), wait=None)
+
+    assert await sidecar.wait() == 1
+    text = (
+        f"Fatal error from runtime: failed to create watcher: failed to add target {missing}: no such file or directory"
+    )
+    assert text in sidecar.log()
+    assert "--resources-path" in sidecar.log()
+
+
 @pytest.mark.parametrize("name", ["NAMESPACE", "APP_API_TOKEN", "DAPR_HOST_IP"])
 @pytest.mark.parametrize("value", ["x\n", "\udcff"])
 async def test_a_variable_that_no_header_could_carry_is_named_at_the_start(mesh: Mesh, name: str, value: str) -> None:
