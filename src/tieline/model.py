@@ -250,3 +250,8 @@ class Request:
         self.authority = authority
         self.protocol = protocol
         self.native = native
+
+    def drop_body(self) -> None:
+        """Say that nobody will read the body, if it is a stream."""
+        if not isinstance(self.body, bytes):
+            self.body.abandon()

@@ -26,13 +26,13 @@ from tieline.net.http2_client import ClientExchange
 from tieline.net.http2_pool import Http2Pool
 from tieline.resiliency.again import IDEMPOTENT
 from tieline.wire import headers as fields
+from tieline.wire.http1.writer import BODYLESS_VERBS
 from tieline.wire.http2.connection import request_fields
 from tieline.wire.http2.hpack import Fields
 from tieline.wire.method_path import check_percent
 
 MAX_ANSWER_HEAD: Final = 65536
 """Longest head of an answer, in bytes; more if the read buffer is larger (H-113)."""
-_BODILESS: Final = frozenset([b"GET", b"HEAD", b"DELETE", b"OPTIONS"])
 _PERCENT: Final = 0x25
 CONNECT_TIMEOUT_S: Final = 30.0
 TLS_CONNECT_TIMEOUT_S: Final = 40.0
@@ -243,7 +243,7 @@ class _Http2Transport:
         self._authority = authority
 
     def _fields(self, verb: bytes, target: bytes, headers: Headers, length: int | None) -> Fields:
-        if length or (length == 0 and verb not in _BODILESS):
+        if length or (length == 0 and verb not in BODYLESS_VERBS):
             headers = [*headers, (b"content-length", b"%d" % length)]
         return request_fields(verb, target, self._authority, headers)
 

@@ -52,8 +52,7 @@ class InboundServer:
         except TielineError as error:
             if record.duration_s == 0.0:
                 self._observe.failed(record, error)  # it never set out, so nobody has told yet
-                if not isinstance(request.body, bytes):
-                    request.body.abandon()
+                request.drop_body()
             return failure(error)
 
     def _invocation(self, request: Request, record: CallRecord) -> Invocation:
@@ -129,8 +128,7 @@ def failure(error: TielineError) -> Reply:
 def _foreign(request: Request) -> Reply:
     """Answer who does not speak our form: a gRPC client in its own words, anybody else plainly."""
     content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
-    if not isinstance(request.body, bytes):
-        request.body.abandon()
+    request.drop_body()
     if content_type.startswith(b"application/grpc"):
         text = b"this sidecar takes calls from Tieline sidecars only"
         return Reply(

@@ -109,8 +109,7 @@ class Http1Server(Paced):
         self._members.discard(self)
         self._gone = self._closing = True
         self._stop_timer()
-        if self._paused is not None and not self._paused.done():
-            self._paused.set_result(None)
+        self.resume_writing()
         self._cancel()
 
     def eof_received(self) -> bool:

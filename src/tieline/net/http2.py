@@ -214,8 +214,7 @@ class Http2Protocol(Buffered):
                 body.feed(data)
             if end:
                 body.end()
-                if stream.closed != 3:
-                    self.on_complete(exchange)
+                self.end(exchange)
         elif not end:
             exchange.pieces.append(data)
         else:
@@ -226,10 +225,7 @@ class Http2Protocol(Buffered):
             exchange.pieces = None
             self.h2.consumed(stream, len(data))
             self.begin(exchange, data if self._max_body is None else within(data, self._max_body))
-            if stream.closed != 3:
-                self.on_complete(exchange)
-            else:
-                stream.handler = None  # they hold each other: without this, each call leaves work to the collector
+            self.end(exchange)
 
     def on_trailers(self, stream: Stream, headers: Headers) -> None:
         exchange = stream.handler
@@ -238,8 +234,14 @@ class Http2Protocol(Buffered):
         if exchange.body is None:
             self.begin(exchange, exchange.begin_stream(self._max_body))
         exchange.body.end(clean_trailers(headers))
-        if stream.closed != 3:
+        self.end(exchange)
+
+    def end(self, exchange: Any) -> None:
+        """Everything of the peer's side has arrived."""
+        if exchange.stream.closed != 3:
             self.on_complete(exchange)
+        else:
+            exchange.stream.handler = None  # they hold each other, and would leave work to the collector
 
     def on_complete(self, exchange: Any) -> None:
         """Everything of the peer's side has arrived, while our side is still being sent."""

@@ -248,10 +248,7 @@ class Http2Client(Http2Protocol):
         exchange.reply = Reply(status, headers)
         if end:
             self.begin(exchange, b"")
-            if stream.closed != 3:
-                self.on_complete(exchange)
-            else:
-                stream.handler = None
+            self.end(exchange)
         else:
             exchange.pieces = []
             self._fresh.append(exchange)

@@ -166,7 +166,7 @@ class Http2Server(Http2Protocol):
                     # All of it came; what of it was not read would count against the other calls for good.
                     exchange.body.abandon()
                 if stream.closed == 3:
-                    stream.handler = None  # as in ``on_data``
+                    stream.handler = None  # as in ``end``
 
     async def _stream_reply(self, exchange: ServerExchange, reply: Reply) -> None:
         body = reply.body

@@ -19,6 +19,8 @@ MAX_ERROR_TEXT: Final = 8192
 """The longest text that a peer's own failure may have, in bytes."""
 MAX_ADDRESSES: Final = 4
 """Endpoints tried for one attempt, each once, before the attempt counts as failed."""
+MAX_AUTHORITIES: Final = 1024
+"""Targets whose ``:authority`` is remembered ready-made; then the memory starts afresh."""
 
 _SCHEME: Final = (b":scheme", b"http", False)
 PEER_LIMITS: Final = Limits(streams=1, header_list=1 << 20, header_list_hard=2 << 20)
@@ -158,7 +160,7 @@ class PeerCaller:
         if target.namespace != self._namespace and self._knows_namespaces:
             text += "." + quote(target.namespace, safe="", errors="surrogateescape")
         authority = text.encode("ascii")
-        if len(self._authorities) > 1024:
+        if len(self._authorities) >= MAX_AUTHORITIES:
             self._authorities.clear()
         self._authorities[target.addressed] = authority
         return authority

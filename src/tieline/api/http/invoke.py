@@ -76,7 +76,7 @@ class Invoke:
             try:
                 context, baggage = tracer.begin(noted, checked=told)
             except BadBaggage as error:
-                _drop(request)
+                request.drop_body()
                 return text_error(400, error.text)
             headers.append((b"traceparent", context.traceparent))
             if context.tracestate:
@@ -95,7 +95,7 @@ class Invoke:
         if route is None or (noted is not None and (b"dapr-app-id" in noted or b"authorization" in noted)):
             found = self._find(request, record)
             if isinstance(found, Reply):
-                _drop(request)
+                request.drop_body()
                 if context is not None and told:
                     tracer.complete(found, context, baggage)
                 return found
@@ -114,7 +114,7 @@ class Invoke:
         except TielineError as error:
             if record.duration_s == 0.0:
                 self._not_sent(record, error)
-                _drop(request)
+                request.drop_body()
             reply = invocation_failed(error, target.addressed)
         else:
             reply.headers = to_caller(reply.headers)
@@ -166,11 +166,6 @@ class Invoke:
             error.text = f"error invoking app channel: {error.detail}"
             error.grpc_code = GrpcCode.INTERNAL
         self._observe.failed(record, error)
-
-
-def _drop(request: Request) -> None:
-    if not isinstance(request.body, bytes):
-        request.body.abandon()
 
 
 def _label_error(reply: Reply) -> None:

@@ -67,7 +67,7 @@ class HttpApi:
         try:
             context, baggage = self._tracer.begin(noted)
         except BadBaggage as error:
-            _drop(request)
+            request.drop_body()
             return text_error(400, error.text)
         reply = await route(request)
         self._tracer.complete(reply, context, baggage)
@@ -87,19 +87,19 @@ class HttpApi:
 
     # ── the sidecar's own APIs ─────────────────────────────────────────────────────────────────────
     async def _get_options(self, request: Request) -> Reply:
-        _drop(request)
+        request.drop_body()
         return Reply(200, [])
 
     async def _get_health(self, request: Request) -> Reply:
-        _drop(request)
+        request.drop_body()
         return self._health.answer(request.query)
 
     async def _get_outbound(self, request: Request) -> Reply:
-        _drop(request)
+        request.drop_body()
         return self._health.answer_outbound()
 
     async def _get_metadata(self, request: Request) -> Reply:
-        _drop(request)
+        request.drop_body()
         return self._metadata.answer()
 
     async def _put_metadata(self, request: Request, key: bytes) -> Reply:
@@ -108,17 +108,12 @@ class HttpApi:
         return await self._metadata.set_attribute(request, key)
 
     async def _post_shutdown(self, request: Request) -> Reply:
-        _drop(request)
+        request.drop_body()
         if _from_browser(request):
             return text_error(403, "shutdown is not for web pages")
         forced = next((value for name, value in request.headers if name == b"dapr-force-shutdown"), b"")
         self._shutdown(forced.lower() == b"true")
         return Reply(204, [])
-
-
-def _drop(request: Request) -> None:
-    if not isinstance(request.body, bytes):
-        request.body.abandon()
 
 
 def _from_browser(request: Request) -> bool:

@@ -28,7 +28,7 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 _is_token = re.compile(TOKEN_CHARS + rb"+").fullmatch
 # Verbs that reach the app without any framing when they have no body (H-57).
-_BODYLESS_VERBS: Final = frozenset([b"GET", b"HEAD", b"DELETE", b"OPTIONS"])
+BODYLESS_VERBS: Final = frozenset([b"GET", b"HEAD", b"DELETE", b"OPTIONS"])
 
 
 class _LineStarts(Memory[bytes]):
@@ -74,7 +74,7 @@ def request_framing(verb: bytes, length: int | None) -> bytes:
     """Return the framing of a request as the app is to get it (H-57); ``length`` as in ``RequestHead``."""
     if length is None:
         return CHUNKED
-    return b"" if not length and verb in _BODYLESS_VERBS else declared(length)
+    return b"" if not length and verb in BODYLESS_VERBS else declared(length)
 
 
 def request_head(verb: bytes, target: bytes, host: bytes, headers: Headers, framing: bytes) -> bytes:
