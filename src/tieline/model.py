@@ -129,6 +129,10 @@ class CallRecord:
     method: bytes = b""
     local: bool = False
     """Self invocation: no other sidecar took part."""
+    external: str = ""
+    """What a call outside the mesh counts for: an HTTPEndpoint's name, or ``scheme://host:port`` of a URL."""
+    api_path: bytes = b""
+    """Path of the request at the HTTP API, percent-encoded as sent; empty at the callee."""
     resolver: str = ""
     attempts: tuple[Attempt, ...] = ()
     waited_s: float = 0.0

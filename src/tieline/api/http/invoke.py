@@ -87,6 +87,7 @@ class Invoke:
         record.started = perf_counter()
         record.caller = self._app_id
         record.verb = request.verb
+        record.api_path = path
         if context is not None:
             record.trace_id = context.trace_id
         if request.length:
