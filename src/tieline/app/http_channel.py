@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Final
 
 from tieline.app.gunzip import unpack_unasked
 from tieline.app.slots import HeldBody, Slots
@@ -19,16 +19,10 @@ from tieline.errors import (
     TielineError,
     TooLarge,
 )
-from tieline.model import AnyBody, Headers, Invocation, Reply
-from tieline.net.dial import dial_text
-from tieline.net.http1_client import Http1Client, Http1Pool, Unanswered
-from tieline.net.http2_client import ClientExchange
-from tieline.net.http2_pool import Http2Pool
-from tieline.resiliency.again import IDEMPOTENT
+from tieline.model import Headers, Invocation, Reply
+from tieline.net.http1_client import Http1Pool, Unanswered
+from tieline.net.http_transport import Exchange, Http1Transport, Http2Transport, Transport, may_go_again
 from tieline.wire import headers as fields
-from tieline.wire.http1.writer import BODYLESS_VERBS
-from tieline.wire.http2.connection import request_fields
-from tieline.wire.http2.hpack import Fields
 from tieline.wire.method_path import check_percent
 
 MAX_ANSWER_HEAD: Final = 65536
@@ -37,40 +31,8 @@ _PERCENT: Final = 0x25
 CONNECT_TIMEOUT_S: Final = 30.0
 TLS_CONNECT_TIMEOUT_S: Final = 40.0
 """Connect (30 s) and handshake (10 s) together."""
-
-
-class Exchange(Protocol):
-    """A request that is on its way."""
-
-    answer: asyncio.Future[Reply]
-
-    def cancel(self) -> None:
-        """Whoever awaited the answer is gone."""
-
-
-class Transport(Protocol):
-    """Connections to the app, of one protocol."""
-
-    def begin(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Exchange | None:
-        """Send a request on a connection that is there; ``None`` if one must be opened first.
-
-        Raises:
-            ValueError: The request cannot be written safely; nothing was sent.
-        """
-        ...
-
-    async def open(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Exchange:
-        """Open a connection, or wait for one, and send the request.
-
-        Raises:
-            AppUnreachable: There is none to be had.
-            ValueError: As ``begin``.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of idle connections."""
-        ...
+_CLOSED_HINT: Final = "the app closed the connection without an answer: look into its log"
+_UNREACHABLE_HINT: Final = "start the app, or check --app-port and --app-channel-address"
 
 
 class HttpChannel:
@@ -94,9 +56,9 @@ class HttpChannel:
         authority = f"{host}:{port}".encode()
         self._transport: Transport
         if protocol == "h2c":
-            self._transport = _Http2Transport(address, port, authority)
+            self._transport = Http2Transport(address, port, authority)
         else:
-            self._transport = _Http1Transport(
+            self._transport = Http1Transport(
                 Http1Pool(
                     address,
                     port,
@@ -134,7 +96,7 @@ class HttpChannel:
             try:
                 reply = await exchange.answer
             except (Unanswered, PeerRefused) as error:
-                if not _may_go_again(error, call):
+                if not may_go_again(error, call):
                     raise
                 exchange = None
                 exchange = await self._transport.open(call.verb, target, headers, call.body, call.length)
@@ -173,6 +135,8 @@ class HttpChannel:
             failure = error
         else:
             return None
+        if isinstance(failure, AppUnreachable) and not failure.hint:
+            failure.hint = _UNREACHABLE_HINT
         shown = f"{self._base}{target.decode('latin-1')}"
         failure.text = f'{verb.decode("latin-1").capitalize()} "{shown}": {failure.text}'
         return failure
@@ -180,98 +144,6 @@ class HttpChannel:
     async def aclose(self) -> None:
         """See ``AppChannel``."""
         self._transport.close()
-
-
-def _may_go_again(error: Unanswered | PeerRefused, call: Invocation) -> bool:
-    """Whether a call was certainly not processed, or was lost with a reused connection and does no harm twice."""
-    if not isinstance(call.body, bytes):
-        return False
-    return isinstance(error, PeerRefused) or (error.again and call.verb in IDEMPOTENT)
-
-
-class _Http1Transport:
-    """HTTP/1.1, with or without TLS."""
-
-    def __init__(self, pool: Http1Pool, shown: str) -> None:
-        self._pool = pool
-        self._shown = shown
-
-    def begin(
-        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
-    ) -> Http1Client | None:
-        """See ``Transport``."""
-        checked = verb not in IDEMPOTENT or not isinstance(body, bytes)
-        connection = self._pool.idle(checked=checked)
-        if connection is not None:
-            self._send(connection, verb, target, headers, body, length)
-        return connection
-
-    async def open(
-        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
-    ) -> Http1Client:
-        """See ``Transport``."""
-        try:
-            connection = await self._pool.open()
-        except OSError as error:
-            raise _unreachable(error, self._shown) from error
-        self._send(connection, verb, target, headers, body, length)
-        return connection
-
-    def _send(
-        self, connection: Http1Client, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
-    ) -> None:
-        try:
-            connection.send(verb, target, headers, body, length)
-        except ValueError:
-            self._pool.give_back(connection, reusable=True)
-            raise
-
-    def close(self) -> None:
-        """See ``Transport``."""
-        self._pool.close()
-
-
-_CLOSED_HINT: Final = "the app closed the connection without an answer: look into its log"
-
-
-class _Http2Transport:
-    """HTTP/2 with prior knowledge."""
-
-    def __init__(self, address: str, port: int, authority: bytes) -> None:
-        self._pool = Http2Pool(native=False)
-        self._address = (address, port)
-        self._authority = authority
-
-    def _fields(self, verb: bytes, target: bytes, headers: Headers, length: int | None) -> Fields:
-        if length or (length == 0 and verb not in BODYLESS_VERBS):
-            headers = [*headers, (b"content-length", b"%d" % length)]
-        return request_fields(verb, target, self._authority, headers)
-
-    def begin(
-        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
-    ) -> ClientExchange | None:
-        """See ``Transport``."""
-        connection = self._pool.ready(self._address)
-        if connection is None:
-            return None
-        return connection.begin_request(self._fields(verb, target, headers, length), body)
-
-    async def open(
-        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
-    ) -> ClientExchange:
-        """See ``Transport``."""
-        connection = await self._pool.connection(*self._address)
-        await connection.wait_turn()
-        return connection.begin_request(self._fields(verb, target, headers, length), body)
-
-    def close(self) -> None:
-        """See ``Transport``."""
-        self._pool.close()
-
-
-def _unreachable(error: OSError, shown: str) -> AppUnreachable:
-    hint = "start the app, or check --app-port and --app-channel-address"
-    return AppUnreachable(f"dial tcp {shown}: {dial_text(error)}", hint=hint)
 
 
 def _trusting_context() -> ssl.SSLContext:

@@ -1,0 +1,135 @@
+"""Requests to one server, whatever protocol its connections speak: what the app's channel and endpoints share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from tieline.errors import AppUnreachable, PeerRefused
+from tieline.model import AnyBody, Headers, Invocation, Reply
+from tieline.net.dial import dial_text
+from tieline.net.http1_client import Http1Client, Http1Pool, Unanswered
+from tieline.net.http2_client import ClientExchange
+from tieline.net.http2_pool import Http2Pool
+from tieline.resiliency.again import IDEMPOTENT
+from tieline.wire.http1.writer import BODYLESS_VERBS
+from tieline.wire.http2.connection import request_fields
+from tieline.wire.http2.hpack import Fields
+
+
+class Exchange(Protocol):
+    """A request that is on its way."""
+
+    answer: asyncio.Future[Reply]
+
+    def cancel(self) -> None:
+        """Whoever awaited the answer is gone."""
+
+
+class Transport(Protocol):
+    """Connections to one server, of one protocol."""
+
+    def begin(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Exchange | None:
+        """Send a request on a connection that is there; ``None`` if one must be opened first.
+
+        Raises:
+            ValueError: The request cannot be written safely; nothing was sent.
+        """
+        ...
+
+    async def open(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Exchange:
+        """Open a connection, or wait for one, and send the request.
+
+        Raises:
+            AppUnreachable, PeerUnreachable: There is none to be had.
+            ValueError: As ``begin``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of idle connections."""
+        ...
+
+
+def may_go_again(error: Unanswered | PeerRefused, call: Invocation) -> bool:
+    """Whether a call was certainly not processed, or was lost with a reused connection and does no harm twice."""
+    if not isinstance(call.body, bytes):
+        return False
+    return isinstance(error, PeerRefused) or (error.again and call.verb in IDEMPOTENT)
+
+
+class Http1Transport:
+    """HTTP/1.1, with or without TLS; ``shown`` is the server's address for error texts."""
+
+    def __init__(self, pool: Http1Pool, shown: str) -> None:
+        self._pool = pool
+        self._shown = shown
+
+    def begin(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> Http1Client | None:
+        """See ``Transport``."""
+        checked = verb not in IDEMPOTENT or not isinstance(body, bytes)
+        connection = self._pool.idle(checked=checked)
+        if connection is not None:
+            self._send(connection, verb, target, headers, body, length)
+        return connection
+
+    async def open(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> Http1Client:
+        """See ``Transport``."""
+        try:
+            connection = await self._pool.open()
+        except OSError as error:
+            raise AppUnreachable(f"dial tcp {self._shown}: {dial_text(error)}") from error
+        self._send(connection, verb, target, headers, body, length)
+        return connection
+
+    def _send(
+        self, connection: Http1Client, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> None:
+        try:
+            connection.send(verb, target, headers, body, length)
+        except ValueError:
+            self._pool.give_back(connection, reusable=True)
+            raise
+
+    def close(self) -> None:
+        """See ``Transport``."""
+        self._pool.close()
+
+
+class Http2Transport:
+    """HTTP/2 with prior knowledge."""
+
+    def __init__(self, address: str, port: int, authority: bytes) -> None:
+        self._pool = Http2Pool(native=False)
+        self._address = (address, port)
+        self._authority = authority
+
+    def _fields(self, verb: bytes, target: bytes, headers: Headers, length: int | None) -> Fields:
+        if length or (length == 0 and verb not in BODYLESS_VERBS):
+            headers = [*headers, (b"content-length", b"%d" % length)]
+        return request_fields(verb, target, self._authority, headers)
+
+    def begin(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> ClientExchange | None:
+        """See ``Transport``."""
+        connection = self._pool.ready(self._address)
+        if connection is None:
+            return None
+        return connection.begin_request(self._fields(verb, target, headers, length), body)
+
+    async def open(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> ClientExchange:
+        """See ``Transport``."""
+        connection = await self._pool.connection(*self._address)
+        await connection.wait_turn()
+        return connection.begin_request(self._fields(verb, target, headers, length), body)
+
+    def close(self) -> None:
+        """See ``Transport``."""
+        self._pool.close()
