@@ -13,19 +13,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tieline.api.http.cors import Cors
+from tieline.api.http.errors import category_of
 from tieline.api.http.health import Health
 from tieline.api.http.invoke import Invoke
 from tieline.api.http.metadata import Metadata
-from tieline.api.http.server import HttpApi
+from tieline.api.http.own import OwnApis
+from tieline.api.http.server import Front, HttpApi, PublicApi
+from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
 from tieline.app.channel import AppChannel, ChannelNotBuilt
 from tieline.app.http_channel import HttpChannel
 from tieline.app.start import ask_config, wait_for_port
+from tieline.config.api_lists import ApiLists
 from tieline.config.configuration import Configuration
 from tieline.config.duration import format_duration
 from tieline.config.environment import Ports, own_environment
 from tieline.config.settings import LOOPBACK, Settings
-from tieline.errors import StartError
+from tieline.errors import StartError, TielineError
 from tieline.inbound.serve import ToApp, inbound
 from tieline.inbound.server import InboundServer
 from tieline.middleware.attempts import Attempts
@@ -44,6 +49,7 @@ from tieline.net.tasks import spawn
 from tieline.outbound.invoke import Dispatch, Local, outbound
 from tieline.outbound.peer import PEER_LIMITS, PeerCaller
 from tieline.telemetry.access_log import FailureLog
+from tieline.telemetry.api_log import ApiLog
 from tieline.telemetry.metrics import Metrics
 from tieline.wire import headers as fields
 from tieline.wire.http2 import Limits
@@ -81,8 +87,10 @@ class Sidecar:
         self._address = host_address(environ)
         self._health = Health(settings.app_id)
         self.metrics = Metrics(settings.app_id)
+        self._counts_errors = configuration.metric.record_error_codes
         self._failures = FailureLog()
         self._api = Listener("HTTP", logging.getLogger("dapr.runtime.http"))
+        self._public = Listener("public HTTP", logging.getLogger("dapr.runtime.http"))
         self._internal = Listener("internal gRPC", logging.getLogger("dapr.runtime.grpc.internal"))
         self._channel = self._make_channel()
         self._peers = Http2Pool(native=True, limits=PEER_LIMITS)
@@ -97,6 +105,8 @@ class Sidecar:
             channel_address=settings.app_channel_address,
             max_concurrency=settings.app_max_concurrency,
         )
+        self._tracer = Tracer(enabled=not configuration.tracing.off, new_ids=IdSource())
+        self._front = Front(self._tracer, self.metrics)
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._start_task: asyncio.Task[object] | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -119,6 +129,9 @@ class Sidecar:
 
     def _observe(self, record: CallRecord) -> None:
         self.metrics.record_call(record)
+        if self._counts_errors and record.status >= 400 and not record.inbound:
+            # The app's own errors too, as dashboards for daprd expect it (O-28).
+            self.metrics.count_error(TielineError.code, category_of(TielineError.code))
         if record.cause is not None:
             self._failures.log_failure(record)
 
@@ -161,23 +174,39 @@ class Sidecar:
         self._dispatch = Dispatch(
             app_id=settings.app_id, namespace=settings.namespace, local=Local(self._channel, own), peer=peer
         )
-        observe = Observe(self._observe)
-        path = outbound(observe=observe, attempts=Attempts(), end=self._dispatch)
-        tracer = Tracer(enabled=not self._configuration.tracing.off, new_ids=IdSource())
+        lists = ApiLists(self._configuration.api)
+        cors = Cors(settings.allowed_origins) if settings.allowed_origins else None
         return HttpApi(
-            invoke=Invoke(
-                path,
-                observe,
-                tracer,
-                app_id=settings.app_id,
-                namespace=settings.namespace,
-                drop_token=settings.api_token is not None,
+            front=self._front,
+            own=OwnApis(
+                health=self._health, metadata=self._metadata, shutdown=self._shutdown_asked, lists=lists, cors=cors
             ),
-            health=self._health,
-            metadata=self._metadata,
-            shutdown=self._shutdown_asked,
-            tracer=tracer,
+            invoke=self._make_invoke() if lists.is_open("invoke", "v1", "v1.0/invoke/") else None,
+            cors=cors,
+            token=Token(settings.api_token) if settings.api_token is not None else None,
+            api_log=self._make_api_log(),
         )
+
+    def _make_invoke(self) -> Invoke:
+        settings = self._settings
+        assert self._dispatch is not None
+        observe = Observe(self._observe)
+        return Invoke(
+            outbound(observe=observe, attempts=Attempts(), end=self._dispatch),
+            observe,
+            self._tracer,
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+            drop_token=settings.api_token is not None,
+            count=self._front.count,
+        )
+
+    def _make_api_log(self) -> ApiLog | None:
+        asked = self._configuration.api_logging
+        explicit = self._settings.enable_api_logging
+        if not (asked.enabled if explicit is None else explicit):
+            return None
+        return ApiLog(obfuscate=asked.obfuscate_urls, omit_health=asked.omit_health_checks)
 
     # ── start ──────────────────────────────────────────────────────────────────────────────────────
     async def run(self) -> int:
@@ -192,8 +221,8 @@ class Sidecar:
             reason = await self._stop
             return await self._leave(reason)
         finally:
-            self._api.abort()
-            self._internal.abort()
+            for listener in (self._api, self._public, self._internal):
+                listener.abort()
 
     async def _start_unless_stopped(self) -> None:
         """Start; a signal breaks it off, since it may wait long for a busy port or a locked file."""
@@ -240,13 +269,39 @@ class Sidecar:
             http2=not settings.http_disable_h2c,
             http2_limits=Limits(header_list=settings.read_buffer_size + HTTP2_HEAD_SLACK),
         )
-        await self._api.accept(lambda: Http1Server(api, options, self._api.members))
+        await self._api.accept(lambda: Http1Server(api.handle, options, self._api.members))
         if settings.unix_domain_socket:
             log.info("HTTP server listening on UNIX socket: %s", self._api.where)
         else:
             log.info("HTTP server is running on port %d", self._api.port)
+        await self._open_public_port()
         self._health.outbound = True
         self._starting = spawn(self._welcome_app(names), name="app start")
+
+    async def _open_public_port(self) -> None:
+        """Serve health and metadata to whoever may not use the API (H-131)."""
+        settings = self._settings
+        if settings.public_port is None:
+            return
+        address, port = settings.public_listen_address, settings.public_port
+        try:
+            self._public.bind_now(address, port)
+        except (OSError, OverflowError) as error:
+            raise StartError(
+                f"listen tcp {address}:{port}: bind: {_reason(error)}; choose another one with --dapr-public-port"
+            ) from error
+        own = OwnApis(
+            health=self._health,
+            metadata=self._metadata,
+            shutdown=None,
+            lists=ApiLists(self._configuration.api),
+        )
+        public = PublicApi(front=self._front, own=own)
+        options = ServerOptions(
+            max_head=settings.read_buffer_size + HEAD_SLACK, max_body=None, http2=False, http2_limits=Limits()
+        )
+        await self._public.accept(lambda: Http1Server(public.handle, options, self._public.members))
+        log.info("Public HTTP server is running on port %d", self._public.port)
 
     def _reserve_internal_port(self) -> None:
         """Hold the port before anything else can take it (H-5, H-6)."""
@@ -376,6 +431,7 @@ class Sidecar:
             await self._names.withdraw()
         await self._internal.drain()
         await self._api.drain()
+        await self._public.drain()
         self._peers.close()
         if self._channel is not None:
             await self._channel.aclose()

@@ -125,17 +125,38 @@ def test_what_is_no_http_is_refused(case: Case, meshes: Meshes) -> None:
     meshes.check(case)
 
 
-@pytest.mark.rule("H-3", "H-22", "H-69")
+@pytest.mark.rule("H-3", "H-22", "H-69", "H-131")
 @recorded("conn")
 def test_a_connection_lives_as_long_as_it_should(case: Case, meshes: Meshes) -> None:
     """Connections: kept, pipelined, closed, upgraded to HTTP/2."""
     meshes.check(case)
 
 
-@pytest.mark.rule("H-21", "H-22", "H-24", "H-133", "H-135", "H-136", "H-137", "H-138", "H-141")
+@pytest.mark.rule("H-21", "H-22", "H-24", "H-131", "H-133", "H-135", "H-136", "H-137", "H-138", "H-141")
 @recorded("other")
 def test_the_rest_of_the_api_answers(case: Case, meshes: Meshes) -> None:
     """The rest of the API: health, metadata, paths that are not there."""
+    meshes.check(case)
+
+
+@pytest.mark.rule("H-114", "H-122", "H-123", "H-124", "H-131")
+@recorded("token")
+def test_the_api_asks_for_its_token(case: Case, meshes: Meshes) -> None:
+    """The API token: who must show it, and that it goes no further."""
+    meshes.check(case)
+
+
+@pytest.mark.rule("H-40", "H-125", "H-126", "H-127")
+@recorded("cors")
+def test_web_pages_are_told_what_they_may_do(case: Case, meshes: Meshes) -> None:
+    """CORS: preflights, and what is added to other answers."""
+    meshes.check(case)
+
+
+@pytest.mark.rule("H-128", "H-129", "H-130")
+@recorded("api-list")
+def test_lists_open_and_close_apis(case: Case, meshes: Meshes) -> None:
+    """API allow and deny lists."""
     meshes.check(case)
 
 

@@ -39,4 +39,12 @@ class Feature(StrEnum):
 Features: TypeAlias = AbstractSet[Feature]
 
 # To switch a feature on, name it here. Nothing else decides whether a setting takes effect.
-BUILT: Final[Features] = frozenset()
+BUILT: Final[Features] = frozenset(
+    {
+        Feature.API_LISTS,
+        Feature.API_LOG,
+        Feature.API_TOKEN,
+        Feature.CORS,
+        Feature.PUBLIC_PORT,
+    }
+)

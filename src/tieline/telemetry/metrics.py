@@ -196,6 +196,9 @@ class Metrics:
         sizes_out.counts[bisect_left(sizes_out.bounds, response_bytes)] += 1
         sizes_out.sum += response_bytes
 
+    def count_error(self, code: str, category: str) -> None:
+        """Count an answer with one of Dapr's error codes (O-28)."""
+
     def _record_outbound(self, record: CallRecord) -> None:
         attempts = record.attempts
         if not attempts or record.target is None:

@@ -18,6 +18,23 @@ _ESCAPED: Final = {
 _quoted = json.encoder.encode_basestring
 
 
+class ErrorReply(Reply):
+    """An answer that carries one of Dapr's error codes."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, status: int, headers: Headers, body: bytes, code: str) -> None:
+        super().__init__(status, headers, body)
+        self.code = code
+
+
+def category_of(code: str) -> str:
+    """Return the category under which an error code is counted (O-28)."""
+    if code.startswith("ERR_HEALTH") or code == "ERR_OUTBOUND_HEALTH_NOT_READY":
+        return "health"
+    return "service-invocation" if code == TielineError.code else "common"
+
+
 def invocation_failed(error: TielineError, addressed: str) -> Reply:
     """Return the answer to a call that failed in a sidecar (H-84, H-85)."""
     reply = api_error(error.http_status, error.code, f"failed to invoke, id: {addressed}, err: {error.detail}")
@@ -33,11 +50,11 @@ def explanation(error: TielineError) -> Headers:
     return fields
 
 
-def api_error(status: int, code: str, message: str) -> Reply:
+def api_error(status: int, code: str, message: str) -> ErrorReply:
     """Return a JSON error in Dapr's shape; no further members, since one of its SDKs refuses them."""
     text = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     body = f'{{"errorCode":{_quoted(code)},"message":{_quoted(text)}}}'.translate(_ESCAPED)
-    return Reply(status, [_JSON], body.encode())
+    return ErrorReply(status, [_JSON], body.encode(), code)
 
 
 def text_error(status: int, text: str) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -44,7 +45,12 @@ class Route(NamedTuple):
 
 
 class Invoke:
-    """The invocation handler: whatever no other route takes comes here (H-21)."""
+    """The invocation handler: whatever no other route takes comes here (H-21).
+
+    Args:
+        drop_token: An API token is configured, so that it must not travel on (H-124).
+        count: Told of requests that turn out to be no calls, with the time at which they came.
+    """
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class Invoke:
         app_id: str,
         namespace: str,
         drop_token: bool,
+        count: Callable[[Request, Reply, float], None],
     ) -> None:
         self._outbound = outbound
         self._observe = observe
@@ -62,6 +69,7 @@ class Invoke:
         self._app_id = app_id
         self._namespace = namespace
         self._drop_token = drop_token
+        self._count = count
         self._routes: dict[bytes, Route] = {}
 
     async def __call__(self, request: Request) -> Reply:
@@ -77,7 +85,9 @@ class Invoke:
                 context, baggage = tracer.begin(noted, checked=told)
             except BadBaggage as error:
                 request.drop_body()
-                return text_error(400, error.text)
+                refused = text_error(400, error.text)
+                self._count(request, refused, perf_counter())
+                return refused
             headers.append((b"traceparent", context.traceparent))
             if context.tracestate:
                 headers.append((b"tracestate", context.tracestate))
@@ -99,6 +109,8 @@ class Invoke:
                 request.drop_body()
                 if context is not None and told:
                     tracer.complete(found, context, baggage)
+                if record.duration_s == 0.0:
+                    self._count(request, found, record.started)
                 return found
             route = found
         target, method, encoded = route

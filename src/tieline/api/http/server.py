@@ -1,121 +1,187 @@
-"""What a request to the HTTP API passes, outermost first: tracing, routing, its handler (H-41)."""
+"""What a request to the HTTP API passes, outermost first (H-41).
+
+Tracing and metrics, CORS, API token, API log, routing, its handler. Steps that nobody asked for are not there: then a
+call goes straight to its handler, which does its own tracing and counting.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable
+from functools import partial
+from time import perf_counter
+from typing import Final, Protocol
 
-from tieline.api.http.errors import text_error
-from tieline.api.http.health import Health
+from tieline.api.http.cors import Cors
+from tieline.api.http.errors import ErrorReply, category_of, text_error
 from tieline.api.http.invoke import Invoke
-from tieline.api.http.metadata import Metadata
+from tieline.api.http.own import Answer, OwnApis, Route
+from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
 from tieline.model import Reply, Request
+from tieline.telemetry.api_log import ApiLog, LoggedBody
 from tieline.wire.baggage import BadBaggage
 from tieline.wire.headers import survey
-from tieline.wire.method_path import normalise_route
+from tieline.wire.method_path import BadEscape, MethodMissing, parse_invoke
 from tieline.wire.trace_context import is_exempt
 
 log = logging.getLogger("dapr.runtime.http")
 
-_METADATA: Final = b"/v1.0/metadata/"
-Route = Callable[[Request], Awaitable[Reply]]
+_INVOKE: Final = b"/v1.0/invoke/"
+
+
+class RequestMetrics(Protocol):
+    """Is told of the requests that are no invocations; of those, the call record tells."""
+
+    def record_request(
+        self, verb: bytes, status: int, duration_s: float, request_bytes: int, response_bytes: int
+    ) -> None:
+        """Count a request and its answer."""
+
+    def count_error(self, code: str, category: str) -> None:
+        """Count an answer with an error code."""
+
+
+class Front:
+    """What every listener of the API does with a request that its handler does not do itself."""
+
+    def __init__(self, tracer: Tracer, metrics: RequestMetrics) -> None:
+        self._tracer = tracer
+        self._metrics = metrics
+
+    async def answer(self, request: Request, answer: Answer) -> Reply:
+        """Let a handler that is no invocation answer, traced and counted."""
+        began = perf_counter()
+        if not self._tracer.enabled or is_exempt(request.path):
+            reply = await answer(request)
+        else:
+            _, noted = survey(request.headers)
+            try:
+                context, baggage = self._tracer.begin(noted)
+            except BadBaggage as error:
+                request.drop_body()
+                reply = text_error(400, error.text)
+            else:
+                reply = await answer(request)
+                self._tracer.complete(reply, context, baggage)
+        self.count(request, reply, began)
+        return reply
+
+    def count(self, request: Request, reply: Reply, began: float) -> None:
+        """Count a request that was no invocation."""
+        size = len(reply.body) if isinstance(reply.body, bytes) and request.verb != b"HEAD" else 0
+        self._metrics.record_request(request.verb, reply.status, perf_counter() - began, request.length or 0, size)
+        if isinstance(reply, ErrorReply):
+            self._metrics.count_error(reply.code, category_of(reply.code))
 
 
 class HttpApi:
-    """Answers every request on the HTTP API port.
+    """Answers every request on the HTTP API port, by ``handle``.
 
     Args:
-        shutdown: Begins the shutdown; ``True`` means at once.
+        invoke: ``None`` if the lists close it.
+        cors: ``None`` if web pages are not spoken of; likewise for the other steps.
     """
 
     def __init__(
         self,
         *,
-        invoke: Invoke,
-        health: Health,
-        metadata: Metadata,
-        shutdown: Callable[[bool], None],
-        tracer: Tracer,
+        front: Front,
+        own: OwnApis,
+        invoke: Invoke | None,
+        cors: Cors | None = None,
+        token: Token | None = None,
+        api_log: ApiLog | None = None,
     ) -> None:
+        self._front = front
+        self._own = own
         self._invoke = invoke
-        self._health = health
-        self._metadata = metadata
-        self._shutdown = shutdown
-        self._tracer = tracer
-        self._routes: dict[tuple[bytes, bytes], Route] = {
-            (b"GET", b"/v1.0/healthz"): self._get_health,
-            (b"GET", b"/v1.0/healthz/outbound"): self._get_outbound,
-            (b"GET", b"/v1.0/metadata"): self._get_metadata,
-            (b"POST", b"/v1.0/shutdown"): self._post_shutdown,
-        }
+        self._cors = cors
+        self._token = token
+        self._log = api_log
+        guarded = cors is not None or token is not None or api_log is not None
+        self.handle = self._guarded if guarded else self._routed
+        """Answers one request; see ``net.http2_server.Handler``."""
 
-    def __call__(self, request: Request) -> Awaitable[Reply]:
-        """Answer one request; see ``net.http2_server.Handler``."""
+    def _routed(self, request: Request) -> Awaitable[Reply]:
         path = request.path
-        if path.startswith(b"/v1.0/invoke/") and path.find(b"/.") < 0:
-            return self._invoke(request)
-        route = self._route(request.verb, path)
-        return self._invoke(request) if route is None else self._own(request, route)
+        invoke = self._invoke
+        if invoke is not None and path.startswith(_INVOKE) and path.find(b"/.") < 0:
+            return invoke(request)
+        route = self._own.find(request.verb, path)
+        if route is not None:
+            return self._front.answer(request, route.answer)
+        return self._front.answer(request, self._refuse) if invoke is None else invoke(request)
 
-    async def _own(self, request: Request, route: Route) -> Reply:
-        """Answer for an API of the sidecar's own."""
-        if not self._tracer.enabled or is_exempt(request.path):
-            return await route(request)
-        _, noted = survey(request.headers)
-        try:
-            context, baggage = self._tracer.begin(noted)
-        except BadBaggage as error:
-            request.drop_body()
-            return text_error(400, error.text)
-        reply = await route(request)
-        self._tracer.complete(reply, context, baggage)
+    async def _guarded(self, request: Request) -> Reply:
+        cors = self._cors
+        if cors is not None:
+            preflight = cors.answer_preflight(request)
+            if preflight is not None:
+                return await self._front.answer(request, partial(_drop_and_say, preflight))
+        if self._token is not None and not self._token.admits(request):
+            reply = await self._front.answer(request, partial(_drop_and_say, text_error(401, "invalid api token")))
+        elif self._log is not None:
+            reply = await self._logged(self._log, request)
+        else:
+            reply = await self._routed(request)
+        if cors is not None:
+            cors.mark(request, reply)
         return reply
 
-    def _route(self, verb: bytes, path: bytes) -> Route | None:
-        """Return the handler of an API of the sidecar's own, by the cleaned, still encoded path (H-24)."""
-        if not path.startswith(b"/"):
-            return self._get_options if path == b"*" and verb == b"OPTIONS" else None
-        route = normalise_route(path)
-        found = self._routes.get((verb, route))
-        if found is None and verb == b"PUT" and route.startswith(_METADATA):
-            key = route[len(_METADATA) :]
-            if key and b"/" not in key:
-                return lambda request: self._put_metadata(request, key)
-        return found
+    async def _logged(self, api_log: ApiLog, request: Request) -> Reply:
+        began = perf_counter()
+        reply = await self._routed(request)
+        route = self._own.find(request.verb, request.path)
+        if api_log.omit_health and route is not None and route.is_health:
+            return reply
+        method = self._name(request, route) if api_log.obfuscate else f"{_text(request.verb)} {_text(request.path)}"
+        agent = next((value for name, value in request.headers if name == b"user-agent"), b"")
+        body = reply.body
+        if isinstance(body, bytes):
+            size = 0 if request.verb == b"HEAD" else len(body)
+            api_log.write(method, reply.status, size, began, agent)
+        else:
+            status = reply.status
+            reply.body = LoggedBody(body, lambda size: api_log.write(method, status, size, began, agent))
+        return reply
 
-    # ── the sidecar's own APIs ─────────────────────────────────────────────────────────────────────
-    async def _get_options(self, request: Request) -> Reply:
-        request.drop_body()
-        return Reply(200, [])
+    def _name(self, request: Request, route: Route | None) -> str:
+        """Name the API without showing what the caller wrote, but for the target."""
+        if route is not None:
+            return route.name
+        try:
+            addressed = parse_invoke(request.path, request.headers)
+        except MethodMissing as error:
+            return f"InvokeService/{error.target}"
+        except BadEscape:
+            addressed = None
+        return "InvokeService" if addressed is None else f"InvokeService/{addressed.target}"
 
-    async def _get_health(self, request: Request) -> Reply:
-        request.drop_body()
-        return self._health.answer(request.query)
-
-    async def _get_outbound(self, request: Request) -> Reply:
-        request.drop_body()
-        return self._health.answer_outbound()
-
-    async def _get_metadata(self, request: Request) -> Reply:
-        request.drop_body()
-        return self._metadata.answer()
-
-    async def _put_metadata(self, request: Request, key: bytes) -> Reply:
-        if _from_browser(request):
-            return text_error(403, "metadata is not set by web pages")
-        return await self._metadata.set_attribute(request, key)
-
-    async def _post_shutdown(self, request: Request) -> Reply:
-        request.drop_body()
-        if _from_browser(request):
-            return text_error(403, "shutdown is not for web pages")
-        forced = next((value for name, value in request.headers if name == b"dapr-force-shutdown"), b"")
-        self._shutdown(forced.lower() == b"true")
-        return Reply(204, [])
+    async def _refuse(self, request: Request) -> Reply:
+        return self._own.refuse(request)
 
 
-def _from_browser(request: Request) -> bool:
-    """Whether a web page sent this: it must not be able to stop somebody's sidecar."""
-    return any(name in (b"origin", b"sec-fetch-site") for name, _ in request.headers)
+class PublicApi:
+    """Answers on the public port: health and metadata, for whoever can reach it (H-131)."""
+
+    def __init__(self, *, front: Front, own: OwnApis) -> None:
+        self._front = front
+        self._own = own
+
+    def handle(self, request: Request) -> Awaitable[Reply]:
+        """Answer one request; see ``net.http2_server.Handler``."""
+        route = self._own.find(request.verb, request.path)
+        return self._front.answer(request, self._refuse if route is None else route.answer)
+
+    async def _refuse(self, request: Request) -> Reply:
+        return self._own.refuse(request)
+
+
+async def _drop_and_say(reply: Reply, request: Request) -> Reply:
+    request.drop_body()
+    return reply
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")

@@ -1,0 +1,133 @@
+"""The sidecar's own APIs: health, metadata and shutdown, found by verb and path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
+
+from tieline.api.http.cors import Cors
+from tieline.api.http.errors import text_error
+from tieline.api.http.health import Health
+from tieline.api.http.metadata import Metadata
+from tieline.config.api_lists import ApiLists
+from tieline.model import Reply, Request
+from tieline.wire.method_path import normalise_route
+
+_METADATA: Final = b"/v1.0/metadata/"
+_VERBS: Final = (b"GET", b"POST", b"PUT")
+
+Answer = Callable[[Request], Awaitable[Reply]]
+
+
+class Route(NamedTuple):
+    """One API.
+
+    Attributes:
+        name: As the API log shows it when it hides paths.
+        is_health: It tells whether the sidecar is up.
+    """
+
+    name: str
+    answer: Answer
+    is_health: bool = False
+
+
+class OwnApis:
+    """What a listener offers of them.
+
+    Args:
+        shutdown: Begins the shutdown, ``True`` means at once; ``None`` where it cannot be asked for, and metadata
+            cannot be written: on the public port (H-131).
+        lists: What is closed is not there (H-129).
+        cors: Pages of its origins may do what other web pages may not.
+    """
+
+    def __init__(
+        self,
+        *,
+        health: Health,
+        metadata: Metadata,
+        shutdown: Callable[[bool], None] | None,
+        lists: ApiLists,
+        cors: Cors | None = None,
+    ) -> None:
+        self._health = health
+        self._metadata = metadata
+        self._shutdown = shutdown
+        self._cors = cors
+        self._routes: dict[tuple[bytes, bytes], Route] = {
+            (b"GET", b"/v1.0/healthz"): Route("Healthz", self._get_health, is_health=True),
+            (b"GET", b"/v1.0/healthz/outbound"): Route("HealthzOutbound", self._get_outbound, is_health=True),
+        }
+        if lists.is_open("metadata", "v1", "v1.0/metadata"):
+            self._routes[b"GET", b"/v1.0/metadata"] = Route("GetMetadata", self._get_metadata)
+        if shutdown is not None and lists.is_open("shutdown", "v1", "v1.0/shutdown"):
+            self._routes[b"POST", b"/v1.0/shutdown"] = Route("Shutdown", self._post_shutdown)
+        self._has_keys = lists.is_open("metadata", "v1", "v1.0/metadata/{key}")
+        self._options = Route("", self._answer_options)
+
+    def find(self, verb: bytes, path: bytes) -> Route | None:
+        """Return the API that a request means, by the cleaned, still encoded path (H-24)."""
+        if not path.startswith(b"/"):
+            return self._options if path == b"*" and verb == b"OPTIONS" else None
+        route = normalise_route(path)
+        found = self._routes.get((verb, route))
+        if found is None and verb == b"PUT" and self._has_keys and (key := _key(route)):
+            return Route("PutMetadata", lambda request: self._put_metadata(request, key))
+        return found
+
+    def refuse(self, request: Request) -> Reply:
+        """Answer what is no API, where nothing is an invocation: 404, or 405 for the wrong verb (H-129)."""
+        request.drop_body()
+        verbs = [verb for verb in _VERBS if self.find(verb, request.path) is not None]
+        if verbs:
+            return Reply(405, [(b"allow", verb) for verb in verbs])
+        return text_error(404, "404 page not found")
+
+    async def _answer_options(self, request: Request) -> Reply:
+        request.drop_body()
+        return Reply(200, [])
+
+    async def _get_health(self, request: Request) -> Reply:
+        request.drop_body()
+        return self._health.answer(request.query)
+
+    async def _get_outbound(self, request: Request) -> Reply:
+        request.drop_body()
+        return self._health.answer_outbound()
+
+    async def _get_metadata(self, request: Request) -> Reply:
+        request.drop_body()
+        return self._metadata.answer()
+
+    async def _put_metadata(self, request: Request, key: bytes) -> Reply:
+        if self._shutdown is None:
+            request.drop_body()
+            return text_error(403, "metadata is written on the API port only")
+        if self._is_foreign_page(request):
+            request.drop_body()
+            return text_error(403, "metadata is not set by web pages; allow their origin with --allowed-origins")
+        return await self._metadata.set_attribute(request, key)
+
+    async def _post_shutdown(self, request: Request) -> Reply:
+        request.drop_body()
+        if self._is_foreign_page(request):
+            return text_error(403, "shutdown is not for web pages; allow their origin with --allowed-origins")
+        forced = next((value for name, value in request.headers if name == b"dapr-force-shutdown"), b"")
+        assert self._shutdown is not None
+        self._shutdown(forced.lower() == b"true")
+        return Reply(204, [])
+
+    def _is_foreign_page(self, request: Request) -> bool:
+        """Whether a web page sent this whose origin was not allowed: it must not stop somebody's sidecar."""
+        said = {name: value for name, value in request.headers if name in (b"origin", b"sec-fetch-site")}
+        if not said:
+            return False
+        origin = said.get(b"origin", b"")
+        return self._cors is None or not origin or not self._cors.allows(origin)
+
+
+def _key(route: bytes) -> bytes:
+    """Return the key in the path of an attribute, still encoded; empty if it is none."""
+    key = route[len(_METADATA) :] if route.startswith(_METADATA) else b""
+    return b"" if b"/" in key else key
