@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tieline.api.http.metadata import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Metadata
 from tieline.model import Reply, Request
 
@@ -46,3 +48,23 @@ async def test_what_apps_write_is_bounded_in_number_and_size() -> None:
     assert kept["key-0"] == "new"
     assert "too-long" not in kept
     assert "one-more" not in kept
+
+
+@pytest.mark.rule("H-136", "H-137")
+async def test_the_document_has_the_members_of_daprd_in_their_order_on_one_line() -> None:
+    of = metadata()
+    for key, value in ((b"cliPID", b"123"), (b"a%2Fb+c", b"x"), (b"cliPID", b"456"), (b"uml", "über\n".encode())):
+        await put(of, key, value)
+    await put(of, b"daprRuntimeVersion", b"mine")
+    of.http_endpoints = ("ext",)
+
+    assert (
+        of.answer().body
+        == (
+            '{"id":"cart","runtimeVersion":"1",'
+            '"extended":{"a/b c":"x","cliPID":"456","daprRuntimeVersion":"1","uml":"über\\n"},'
+            '"httpEndpoints":[{"name":"ext"}],'
+            '"appConnectionProperties":{"protocol":"http","channelAddress":"127.0.0.1"},'
+            '"actorRuntime":{"runtimeStatus":"DISABLED","hostReady":false,"placement":"placement: disconnected"}}\n'
+        ).encode()
+    )

@@ -20,6 +20,7 @@ class Metadata:
     """The facts that the API shows, and the attributes that apps add.
 
     Attributes:
+        http_endpoints: Names of the endpoints that can be called.
         waiting_for_app: The app port is being awaited; shows in the state of the actor runtime, as clients know it.
     """
 
@@ -46,6 +47,7 @@ class Metadata:
         if max_concurrency > 0:
             connection["maxConcurrency"] = max_concurrency
         self._connection = connection
+        self.http_endpoints: tuple[str, ...] = ()
         self.waiting_for_app = False
 
     def answer(self) -> Reply:
@@ -53,7 +55,9 @@ class Metadata:
         document: dict[str, Any] = {"id": self._app_id, "runtimeVersion": self._version}
         if self._features:
             document["enabledFeatures"] = list(self._features)
-        document["extended"] = {**self._extended, "daprRuntimeVersion": self._version}
+        document["extended"] = dict(sorted({**self._extended, "daprRuntimeVersion": self._version}.items()))
+        if self.http_endpoints:
+            document["httpEndpoints"] = [{"name": name} for name in self.http_endpoints]
         document["appConnectionProperties"] = self._connection
         if self.waiting_for_app:
             document["actorRuntime"] = {"runtimeStatus": "INITIALIZING", "hostReady": False}
