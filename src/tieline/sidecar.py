@@ -29,6 +29,7 @@ from tieline.config.api_lists import ApiLists
 from tieline.config.configuration import Configuration
 from tieline.config.duration import format_duration
 from tieline.config.environment import Ports, own_environment
+from tieline.config.resources import Resources, load_resources
 from tieline.config.settings import LOOPBACK, Settings
 from tieline.errors import StartError, TielineError
 from tieline.inbound.serve import ToApp, inbound
@@ -56,8 +57,11 @@ from tieline.wire.http2 import Limits
 from tieline.wire.trace_context import IdSource
 
 log = logging.getLogger("dapr.runtime")
+_loader_log = logging.getLogger("dapr.runtime.loader.disk")
 _signals_log = logging.getLogger("dapr.signals")
 
+LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+"""Of notices about resource files."""
 HEAD_SLACK: Final = 4096
 """What a request head may have beyond the read buffer (H-63)."""
 HTTP2_HEAD_SLACK: Final = 320
@@ -96,6 +100,7 @@ class Sidecar:
         self._peers = Http2Pool(native=True, limits=PEER_LIMITS)
         self._dispatch: Dispatch | None = None
         self._names: NameCache | None = None
+        self._resources = Resources()
         self._metadata = Metadata(
             app_id=settings.app_id,
             version=version,
@@ -236,17 +241,23 @@ class Sidecar:
         finally:
             self._start_task = None
 
-    def _check_resources(self) -> None:
-        for folder in self._settings.resources_paths:
-            if not Path(folder).is_dir():
-                raise StartError(
-                    f"failed to create watcher: failed to add target {folder}: no such file or directory; "
-                    "make the folder, or leave out --resources-path"
-                )
+    def _load_resources(self) -> Resources:
+        """Read what the user asked for in files; a mistake in one ends the start only where it must."""
+        resources = load_resources(
+            self._settings.resources_paths,
+            app_id=self._settings.app_id,
+            environ=self._environ,
+            watch="HotReload" in self._configuration.enabled_features(),
+        )
+        for level, text in resources.notices:
+            _loader_log.log(LEVELS[level], "%s", text)
+        for name in resources.http_endpoints:
+            log.info("Found http endpoint: %s", name)
+        return resources
 
     async def _start(self) -> None:
         settings = self._settings
-        self._check_resources()
+        self._resources = self._load_resources()
         self._reserve_internal_port()
         await self._bind_api()
         names = self._names = self._make_names(self._api.port)

@@ -1,4 +1,4 @@
-"""Reads the first document of a YAML text into nodes that know their lines, within bounds.
+"""Reads the documents of a YAML text into nodes that know their lines, within bounds.
 
 Built from the parser's events, not by composing or constructing: so a key written twice is seen, an alias bomb is
 counted before it grows, and depth is bounded before the stack is.
@@ -7,8 +7,8 @@ counted before it grows, and depth is bounded before the stack is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from yaml import Event
@@ -28,6 +28,7 @@ _FLOAT: Final = re.compile(r"[+-]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][+-]?[0
 _MAX_SHOWN: Final = 60  # characters of a value in an error text
 _MERGE_KEY: Final = "<<"
 _STANDARD_TAG: Final = "tag:yaml.org,2002:"
+_NO_LINES: Final[Mapping[str, int]] = {}
 
 
 class YamlProblem(Exception):
@@ -48,15 +49,24 @@ class Node:
 
     Attributes:
         content: Entries of a mapping, items of a list, or the text of a scalar.
+        key_lines: Of a mapping: the line of each key of its own; those that a merge brings in are not there.
         plain: A scalar without quotes, which may stand for a number, a truth value or null.
         size: Number of nodes in it, itself included.
         depth: Levels of mappings and lists in it; 0 for a scalar.
     """
 
-    __slots__ = ("content", "depth", "line", "plain", "size")
+    __slots__ = ("content", "depth", "key_lines", "line", "plain", "size")
 
-    def __init__(self, content: dict[str, Node] | list[Node] | str, line: int, *, plain: bool = False) -> None:
+    def __init__(
+        self,
+        content: dict[str, Node] | list[Node] | str,
+        line: int,
+        *,
+        plain: bool = False,
+        key_lines: Mapping[str, int] = _NO_LINES,
+    ) -> None:
         self.content = content
+        self.key_lines = key_lines
         self.line = line
         self.plain = plain
         children = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
@@ -104,11 +114,32 @@ class Node:
         return float(self.content) if _FLOAT.fullmatch(self.content) else self.content
 
 
+class Repeat(NamedTuple):
+    """A key that stands twice in one mapping."""
+
+    key: str
+    first: int
+    line: int
+
+
 def read_first_document(data: bytes) -> Node | None:
     """Return the first document; ``None`` if the text holds none. Later documents are not looked at.
 
     Raises:
         YamlProblem: Not YAML, a key twice in one mapping, or over ``MAX_NODES`` or ``MAX_DEPTH``.
+    """
+    return next(read_documents(data), None)
+
+
+def read_documents(data: bytes, *, before: int = 0, repeats: list[Repeat] | None = None) -> Iterator[Node]:
+    """Return the documents one by one. The bounds hold for each.
+
+    Args:
+        before: Lines of the file that come before this text.
+        repeats: Takes keys that stand twice, of which the last then counts; ``None`` to refuse them.
+
+    Raises:
+        YamlProblem: As of ``read_first_document``; the documents before it have been returned by then.
     """
     import yaml  # costs 20 ms, so only a start with a file pays
 
@@ -118,13 +149,14 @@ def read_first_document(data: bytes) -> Node | None:
     try:
         loader = loader_type(data)
         try:
-            return _Builder(loader.get_event).document()
+            while (node := _Builder(loader.get_event, before, repeats).document()) is not None:
+                yield node
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         # An error at the end is told for the line after the last.
-        raise YamlProblem(_problem(error), None if mark is None else min(mark.line + 1, lines)) from error
+        raise YamlProblem(_problem(error), None if mark is None else before + min(mark.line + 1, lines)) from error
     except yaml.YAMLError as error:
         reason: str = getattr(error, "reason", None) or str(error)
         raise YamlProblem(reason, None) from error
@@ -138,11 +170,13 @@ def _problem(error: Exception) -> str:
 class _Builder:
     """Makes nodes of events. Recursion is bounded by ``MAX_DEPTH``."""
 
-    def __init__(self, next_event: Callable[[], Event | None]) -> None:
+    def __init__(self, next_event: Callable[[], Event | None], before: int, repeats: list[Repeat] | None) -> None:
         import yaml
 
         self._yaml = yaml
         self._next = next_event
+        self._before = before
+        self._repeats = repeats
         self._anchors: dict[str, Node | None] = {}
         self._count = 0
 
@@ -157,7 +191,7 @@ class _Builder:
     def _node(self, event: Event | None, depth: int) -> Node:
         assert isinstance(event, self._yaml.NodeEvent)
         assert event.start_mark is not None
-        line = event.start_mark.line + 1
+        line = self._before + event.start_mark.line + 1
         anchor = event.anchor
         if isinstance(event, self._yaml.AliasEvent):
             assert anchor is not None
@@ -175,7 +209,8 @@ class _Builder:
             return Node(event.value, line, plain=_is_plain(event.implicit[0], event.tag))
         if isinstance(event, self._yaml.SequenceStartEvent):
             return Node(self._items(depth + 1), line)
-        return Node(self._entries(depth + 1), line)
+        key_lines: dict[str, int] = {}
+        return Node(self._entries(depth + 1, key_lines), line, key_lines=key_lines)
 
     def _items(self, depth: int) -> list[Node]:
         items: list[Node] = []
@@ -183,20 +218,23 @@ class _Builder:
             items.append(self._node(event, depth))
         return items
 
-    def _entries(self, depth: int) -> dict[str, Node]:
+    def _entries(self, depth: int, lines: dict[str, int]) -> dict[str, Node]:
         entries: dict[str, Node] = {}
-        lines: dict[str, int] = {}
         while not isinstance(event := self._next(), self._yaml.MappingEndEvent):
             key = self._node(event, depth)
             if not isinstance(key.content, str):
                 raise YamlProblem(f"a key must be a text, not {key.what}", key.line)
             if key.content in entries:
-                first = lines[key.content]
-                raise YamlProblem(f'mapping key "{_short(key.content)}" already defined at line {first}', key.line)
+                self._repeated(key.content, lines[key.content], key.line)
             lines[key.content] = key.line
             entries[key.content] = self._node(self._next(), depth)
         merged = entries.pop(_MERGE_KEY, None)
         return entries if merged is None else self._under(merged, depth) | entries
+
+    def _repeated(self, key: str, first: int, line: int) -> None:
+        if self._repeats is None:
+            raise YamlProblem(f'mapping key "{_short(key)}" already defined at line {first}', line)
+        self._repeats.append(Repeat(key, first, line))
 
     def _under(self, merged: Node, depth: int) -> dict[str, Node]:
         """Return the entries that a merge key (``<<``) brings in: of several mappings, the first has the say."""
