@@ -8,10 +8,10 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock changelog clean
+.PHONY: help setup demo test check format sdk h2spec bench lock changelog clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.setup ## make .venv from the lock and install Tieline into it, editable
 
@@ -45,10 +45,18 @@ format: setup ## mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+sdk: setup ## test with Dapr's SDKs for Python, Node and Java, installed into your cache
+	$(BIN)/python -m tests.support.foreign python node java
+	$(BIN)/python -m pytest tests/e2e/sdk $(PYTEST_ARGS)
+
+h2spec: setup ## test with h2spec, the conformance suite for HTTP/2, built into your cache
+	$(BIN)/python -m tests.support.foreign h2spec
+	$(BIN)/python -m pytest tests/e2e/test_h2spec.py $(PYTEST_ARGS)
+
 bench: $(VENV)/.setup-bench ## measure a pair of sidecars beside a pair of Envoys
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
-lock: ## write requirements/*.txt anew
+lock: ## write requirements/*.txt anew; `tools/lock.sh --sdk` does it for what other languages' tests use
 	PYTHON=$(PYTHON) tools/lock.sh
 
 changelog: setup ## show what the next release's changelog would say

@@ -6,6 +6,7 @@
 | any ``/echo`` | the body, under its own media type |
 | any ``/told…`` | verb, path, header fields and length of the body, as JSON; ``x-answer: from the app`` |
 | any ``/teapot`` | 418, ``short and stout`` |
+| any ``/broken`` | 500, an error of the app's own in JSON |
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(told).encode(), "application/json")
         elif path == "/teapot":
             self._send(418, b"short and stout", "text/plain")
+        elif path == "/broken":
+            self._send(500, b'{"errorCode":"OUT_OF_STOCK","message":"none left"}', "application/json")
         else:
             self._send(404, b"no such method", "text/plain")
 

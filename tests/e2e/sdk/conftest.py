@@ -1,0 +1,36 @@
+"""One pair of sidecars for Dapr's SDKs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.foreign import JAVA, NODE, PYTHON
+from tests.support.pair import Pair, a_pair
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Both sidecars and the app, up."""
+    with a_pair(tmp_path_factory.mktemp("sdk")) as pair:
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def python_sdk() -> Path:
+    """Where it is installed; without it, the test is skipped."""
+    return PYTHON.or_skip()
+
+
+@pytest.fixture(scope="session")
+def node_sdk() -> Path:
+    """Where it is installed; without it, the test is skipped."""
+    return NODE.or_skip()
+
+
+@pytest.fixture(scope="session")
+def java_sdk() -> Path:
+    """Where it is installed; without it, the test is skipped."""
+    return JAVA.or_skip()
