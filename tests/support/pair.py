@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -44,7 +44,13 @@ class Pair(NamedTuple):
 
 
 @contextlib.contextmanager
-def a_pair(folder: Path, *, caller_flags: Sequence[str] = (), callee_flags: Sequence[str] = ()) -> Iterator[Pair]:
+def a_pair(
+    folder: Path,
+    *,
+    caller_flags: Sequence[str] = (),
+    callee_flags: Sequence[str] = (),
+    caller_environment: Mapping[str, str] | None = None,
+) -> Iterator[Pair]:
     """Start all three, wait until calls can be made, and end them afterwards."""
     with contextlib.ExitStack() as stack:
         ports = [HeldPort() for _ in range(7)]
@@ -55,7 +61,7 @@ def a_pair(folder: Path, *, caller_flags: Sequence[str] = (), callee_flags: Sequ
         start = _Starter(folder, stack)
         start("app", sys.executable, str(APP), str(app_port))
         start.sidecar("mathService", numbers[:3], "--app-port", str(app_port), *callee_flags)
-        start.sidecar("caller", numbers[3:], *caller_flags)
+        start.sidecar("caller", numbers[3:], *caller_flags, **(caller_environment or {}))
         pair = Pair(numbers[3], folder)
         _until(pair, lambda: is_listening(("127.0.0.1", app_port)))
         for http_port in (numbers[0], numbers[3]):
@@ -68,19 +74,19 @@ class _Starter:
         self._folder = folder
         self._stack = stack
 
-    def __call__(self, name: str, *command: str) -> None:
+    def __call__(self, name: str, *command: str, **more: str) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("DAPR_", "APP_"))}
         environment.pop("NAMESPACE", None)
-        environment["XDG_STATE_HOME"] = str(self._folder)
+        environment = {**environment, **more, "XDG_STATE_HOME": str(self._folder)}
         with (self._folder / f"{name}.log").open("wb") as log:
             child = Child(command, environment=environment, output=log)
         self._stack.callback(_end, child)
 
-    def sidecar(self, app_id: str, ports: Sequence[int], *more: str) -> None:
+    def sidecar(self, app_id: str, ports: Sequence[int], *more: str, **environment: str) -> None:
         http, grpc, internal = map(str, ports)
         flags = ["--app-id", app_id, "--dapr-http-port", http, "--dapr-grpc-port", grpc]
         flags += ["--dapr-internal-grpc-port", internal, "--enable-metrics=false", *more]
-        self(app_id, sys.executable, "-P", "-m", "tieline", "sidecar", *flags)
+        self(app_id, sys.executable, "-P", "-m", "tieline", "sidecar", *flags, **environment)
 
 
 def _is_ready(http_port: int) -> bool:

@@ -109,6 +109,11 @@ public class Client {
             client = new DaprClientBuilder().build();
             adds();
         });
+        check("needs its token", () -> {
+            System.setProperty("dapr.api.token", "wrong");
+            client = new DaprClientBuilder().build();
+            equal(failure(APP, "add").getHttpStatusCode(), 401);
+        });
         System.exit(failed ? 1 : 0);
     }
 }

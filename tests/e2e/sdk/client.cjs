@@ -62,6 +62,11 @@ const checks = {
     const other = new DaprClient();
     assert.equal(await other.invoker.invoke(app, "add", HttpMethod.POST, numbers), 33);
   },
+  "needs its token": async () => {
+    const wrong = new DaprClient({ daprPort: process.env.DAPR_HTTP_ENDPOINT.split(":").at(-1), daprApiToken: "wrong" });
+    wrong.daprClient.setIsInitialized(true); // or it would wait for a sidecar that lets it in
+    assert.equal((await failure(wrong.invoker.invoke(app, "add", HttpMethod.POST, numbers))).status, 401);
+  },
   "reads and sets metadata": async () => {
     assert.equal((await client.metadata.get()).id, "caller");
     await client.metadata.set("colour", "gr\u00fcn");

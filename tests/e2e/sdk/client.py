@@ -93,6 +93,11 @@ def takes_an_endpoint() -> None:
     adds()
 
 
+def needs_its_token() -> None:
+    del os.environ["DAPR_API_TOKEN"]
+    assert fails("add")["status_code"] == 401
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     "waits for the sidecar": waits,
     "adds two numbers": adds,
@@ -102,6 +107,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "echoes 2 MiB": carries_much,
     "makes many calls at once": calls_at_once,
     "takes an endpoint": takes_an_endpoint,
+    "needs its token": needs_its_token,
 }
 
 if __name__ == "__main__":

@@ -10,11 +10,14 @@ import pytest
 from tests.support.foreign import JAVA, NODE, PYTHON
 from tests.support.pair import Pair, a_pair
 
+TOKEN = {"DAPR_API_TOKEN": "open sesame"}
+"""As the caller's sidecar and its clients have it in their environment."""
+
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Both sidecars and the app, up."""
-    with a_pair(tmp_path_factory.mktemp("sdk")) as pair:
+    """Both sidecars and the app, up; the caller's API asks for a token."""
+    with a_pair(tmp_path_factory.mktemp("sdk"), caller_environment=TOKEN) as pair:
         yield pair
 
 

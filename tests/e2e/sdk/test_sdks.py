@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.sdk.conftest import TOKEN
 from tests.support.mesh import Mesh, free_port
 from tests.support.pair import Pair
 
@@ -19,6 +20,7 @@ WITHIN_S = 50.0
 CHECKS = {
     *("waits for the sidecar", "adds two numbers", "carries headers and a query", "tells the app's errors"),
     *("explains an unknown app", "echoes 2 MiB", "makes many calls at once", "takes an endpoint"),
+    "needs its token",
 }
 """What every client checks; it prints ``ok <name>`` for each."""
 
@@ -44,12 +46,14 @@ def program(name: str) -> str:
 @pytest.mark.rule("A-13", "H-84")
 def test_the_sdk_for_python_calls_an_app(python_sdk: Path, pair: Pair) -> None:
     # -I: nothing of this project's environment.
-    assert run([python_sdk / "bin/python", "-I", HERE / "client.py"], pair.http_port) == CHECKS
+    assert run([python_sdk / "bin/python", "-I", HERE / "client.py"], pair.http_port, **TOKEN) == CHECKS
 
 
 @pytest.mark.rule("A-13", "H-84", "H-136", "H-137")
 def test_the_sdk_for_node_calls_an_app_and_sets_metadata(node_sdk: Path, pair: Pair) -> None:
-    found = run([program("node"), HERE / "client.cjs"], pair.http_port, NODE_PATH=str(node_sdk / "node_modules"))
+    modules = str(node_sdk / "node_modules")
+
+    found = run([program("node"), HERE / "client.cjs"], pair.http_port, NODE_PATH=modules, **TOKEN)
 
     assert found == CHECKS | {"reads and sets metadata"}
 
@@ -58,7 +62,7 @@ def test_the_sdk_for_node_calls_an_app_and_sets_metadata(node_sdk: Path, pair: P
 def test_the_sdk_for_java_calls_an_app(java_sdk: Path, pair: Pair) -> None:
     command = [program("java"), "-XX:TieredStopAtLevel=1", "-cp", f"{java_sdk / 'jars'}/*", HERE / "Client.java"]
 
-    assert run(command, pair.http_port) == CHECKS
+    assert run(command, pair.http_port, **TOKEN) == CHECKS
 
 
 async def test_the_sdk_for_node_stops_a_sidecar(node_sdk: Path, mesh: Mesh) -> None:
