@@ -179,6 +179,14 @@ class AppBroken(TielineError):
     hop = Hop.APP
 
 
+class AppUnhealthy(TielineError):
+    """The app's health checks fail, so that it gets no calls."""
+
+    cause = Cause.APP_UNHEALTHY
+    hop = Hop.APP
+    grpc_code = GrpcCode.INTERNAL
+
+
 class TooLarge(TielineError):
     """A body or a head is over its limit."""
 

@@ -23,6 +23,7 @@ from tieline.api.http.server import Front, HttpApi, PublicApi
 from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
 from tieline.app.channel import AppChannel, ChannelNotBuilt
+from tieline.app.health import Prober
 from tieline.app.http_channel import HttpChannel
 from tieline.app.start import ask_config, wait_for_port
 from tieline.config.api_lists import ApiLists
@@ -97,6 +98,8 @@ class Sidecar:
         self._public = Listener("public HTTP", logging.getLogger("dapr.runtime.http"))
         self._internal = Listener("internal gRPC", logging.getLogger("dapr.runtime.grpc.internal"))
         self._channel = self._make_channel()
+        self._prober = self._make_prober()
+        self._probing: asyncio.Task[None] | None = None
         self._peers = Http2Pool(native=True, limits=PEER_LIMITS)
         self._dispatch: Dispatch | None = None
         self._names: NameCache | None = None
@@ -109,6 +112,7 @@ class Sidecar:
             app_protocol=settings.app_protocol,
             channel_address=settings.app_channel_address,
             max_concurrency=settings.app_max_concurrency,
+            health_checks=settings.health_checks if settings.health_checks.enabled else None,
         )
         self._tracer = Tracer(enabled=not configuration.tracing.off, new_ids=IdSource())
         self._front = Front(self._tracer, self.metrics)
@@ -131,6 +135,13 @@ class Sidecar:
             read_buffer=settings.read_buffer_size,
             token=settings.app_api_token,
         )
+
+    def _make_prober(self) -> Prober | None:
+        """Return what probes the app; ``None`` if it always counts as healthy (H-121)."""
+        checks = self._settings.health_checks
+        if not checks.enabled or not isinstance(self._channel, HttpChannel):
+            return None
+        return Prober(self._channel, checks)
 
     def _observe(self, record: CallRecord) -> None:
         self.metrics.record_call(record)
@@ -371,18 +382,30 @@ class Sidecar:
     async def _welcome_app(self, names: NameCache) -> None:
         """Wait for the app, then let others find it."""
         settings = self._settings
+        prober = self._prober
         if self._channel is not None and settings.app_port:
             self._metadata.waiting_for_app = True
             await wait_for_port(settings.app_protocol, settings.app_channel_address, settings.app_port)
-            if "config" in settings.disable_init_endpoints:
-                log.info("Skipping programmatic dapr configuration loading")
-            elif settings.app_protocol not in ("grpc", "grpcs"):
-                await ask_config(self._channel, settings.app_id, settings.namespace)
+            if prober is not None:
+                self._probing = spawn(prober.run(), name="app health")
+            else:
+                await self._greet_app(self._channel)
             self._metadata.waiting_for_app = False
         await names.announce()
         self._health.waiting_for.clear()
         elapsed = int((time.perf_counter() - self._began) * 1000)
         log.info("dapr initialized. Status: Running. Init Elapsed %dms", elapsed)
+        if prober is not None and self._channel is not None:
+            await prober.well.wait()
+            await self._greet_app(self._channel)
+
+    async def _greet_app(self, channel: AppChannel) -> None:
+        """Make the first call to an app that is healthy now (H-117)."""
+        settings = self._settings
+        if "config" in settings.disable_init_endpoints:
+            log.info("Skipping programmatic dapr configuration loading")
+        elif settings.app_protocol not in ("grpc", "grpcs"):
+            await ask_config(channel, settings.app_id, settings.namespace)
 
     # ── stop ───────────────────────────────────────────────────────────────────────────────────────
     def _listen_to_signals(self) -> None:
@@ -413,8 +436,9 @@ class Sidecar:
         if reason == "signal" and settings.block_shutdown_s is not None:
             await self._block(settings.block_shutdown_s)
         self._health.waiting_for = ["runtime"]
-        if self._starting is not None:
-            self._starting.cancel()
+        for task in (self._starting, self._probing):
+            if task is not None:
+                task.cancel()
         grace = settings.graceful_shutdown_s
         try:
             async with asyncio.timeout(grace):
@@ -428,9 +452,24 @@ class Sidecar:
     async def _block(self, seconds: float) -> None:
         shown = format_duration(seconds)
         log.info("Blocking graceful shutdown for %s or until app reports unhealthy...", shown)
-        if not self._health.waiting_for:
-            await asyncio.sleep(seconds)
-        log.info("Block shutdown period expired, entering shutdown...")
+        if await self._turns_unhealthy(seconds):
+            log.info("App reported unhealthy, entering shutdown...")
+        else:
+            log.info("Block shutdown period expired, entering shutdown...")
+
+    async def _turns_unhealthy(self, within_s: float) -> bool:
+        """Wait for the app to become unhealthy, and say whether it did; one that never came up has been all along."""
+        if self._health.waiting_for:
+            return True
+        if self._prober is None:
+            await asyncio.sleep(within_s)
+            return False
+        try:
+            async with asyncio.timeout(within_s):
+                await self._prober.ill.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _drain(self) -> None:
         """Let calls in progress finish, in the order in which they need each other.

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from typing import Final, Protocol
 
-from tieline.errors import AppMissing
+from tieline.errors import AppMissing, TielineError
 from tieline.model import Headers, Invocation, Reply
+
+UNWANTED_BYTES: Final = 65536
+"""So much of an answer that nobody wants is read all the same,"""
+UNWANTED_S: Final = 0.5
+"""and for so long."""
 
 
 class AppChannel(Protocol):
@@ -26,6 +32,7 @@ class AppChannel(Protocol):
 
         Raises:
             AppUnreachable, AppBroken: See there. ``detail`` is as for a self invocation.
+            AppUnhealthy: Its health checks fail.
             BadRequest: The method cannot be written into the app's URL.
         """
         ...
@@ -50,3 +57,19 @@ class ChannelNotBuilt:
 
     async def aclose(self) -> None:
         """See ``AppChannel``."""
+
+
+async def read_out(reply: Reply) -> None:
+    """Read an answer that nobody wants, but for a long one: an app that is cut off in an answer may log an error."""
+    body = reply.body
+    if isinstance(body, bytes):
+        return
+    left = UNWANTED_BYTES
+    try:
+        async with asyncio.timeout(UNWANTED_S):
+            while left > 0 and (piece := await body.read()):
+                left -= len(piece)
+    except (TielineError, TimeoutError):
+        return
+    finally:
+        body.abandon()

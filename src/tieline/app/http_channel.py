@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
+from tieline import __version__
+from tieline.app.channel import read_out
 from tieline.app.gunzip import unpack_unasked
 from tieline.app.slots import HeldBody, Slots
 from tieline.errors import (
@@ -19,7 +22,7 @@ from tieline.errors import (
     TielineError,
     TooLarge,
 )
-from tieline.model import Headers, Invocation, Reply
+from tieline.model import Cause, Headers, Hop, Invocation, Reply
 from tieline.net.http1_client import Http1Pool, Unanswered
 from tieline.net.http_transport import Exchange, Http1Transport, Http2Transport, Transport, may_go_again
 from tieline.wire import headers as fields
@@ -33,10 +36,16 @@ TLS_CONNECT_TIMEOUT_S: Final = 40.0
 """Connect (30 s) and handshake (10 s) together."""
 _CLOSED_HINT: Final = "the app closed the connection without an answer: look into its log"
 _UNREACHABLE_HINT: Final = "start the app, or check --app-port and --app-channel-address"
+PROBE_HEADERS: Final[Headers] = [(b"user-agent", f"tieline/{__version__}".encode()), (b"accept-encoding", b"identity")]
+"""Of a health probe: enough to know it in an app's log."""
 
 
 class HttpChannel:
-    """The app behind one address."""
+    """The app behind one address.
+
+    Attributes:
+        unhealthy: Makes the error of a call while the app's health checks fail; ``None`` lets calls through.
+    """
 
     def __init__(
         self,
@@ -52,6 +61,7 @@ class HttpChannel:
         self._base = f"{scheme}://{host}:{port}"
         self._token = (token or "").encode()
         self._slots = Slots(max_concurrency) if max_concurrency > 0 else None
+        self.unhealthy: Callable[[], TielineError] | None = None
         address = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         authority = f"{host}:{port}".encode()
         self._transport: Transport
@@ -72,6 +82,8 @@ class HttpChannel:
 
     async def call(self, call: Invocation, identity: Headers) -> Reply:
         """See ``AppChannel``."""
+        if self.unhealthy is not None:
+            raise self.unhealthy()
         encoded = call.encoded
         if _PERCENT in encoded:
             problem = check_percent(call.method, self._base, call.query)
@@ -122,6 +134,44 @@ class HttpChannel:
             else:
                 reply.body = HeldBody(reply.body, slots)
         return reply
+
+    async def probe(self, target: bytes, timeout_s: float) -> int:
+        """See ``health.Probed``: over the connections of calls, but past slots, token and health (H-118)."""
+        status = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await self._ask(target)
+                status = reply.status
+                await read_out(reply)
+        except TimeoutError:
+            if not status:
+                text = f'Get "{self._base}{target.decode()}": context deadline exceeded'
+                raise TielineError(text, cause=Cause.TIMEOUT, hop=Hop.APP) from None
+        return status
+
+    async def _ask(self, target: bytes) -> Reply:
+        request = (b"GET", target, PROBE_HEADERS, b"", 0)
+        exchange: Exchange | None = None
+        try:
+            exchange = self._transport.begin(*request)
+            if exchange is None:
+                exchange = await self._transport.open(*request, urgent=True)
+            try:
+                return await exchange.answer
+            except (Unanswered, PeerRefused) as error:
+                # Once more only if the app never saw it: it must not be asked twice, nor count as ill for nothing.
+                if isinstance(error, Unanswered) and not error.again:
+                    raise
+                exchange = None
+                exchange = await self._transport.open(*request, urgent=True)
+                return await exchange.answer
+        except BaseException as error:
+            if exchange is not None and isinstance(error, asyncio.CancelledError):
+                exchange.cancel()
+            explained = self._explained(error, b"GET", target)
+            if explained is None:
+                raise
+            raise explained from error
 
     def _explained(self, error: BaseException, verb: bytes, target: bytes) -> TielineError | None:
         """Return the failure in the words of Go's HTTP client, which users and their tests know (H-85)."""

@@ -8,7 +8,7 @@ import ssl
 from time import perf_counter
 from typing import Final
 
-from tieline.app.channel import AppChannel
+from tieline.app.channel import AppChannel, read_out
 from tieline.errors import TielineError
 from tieline.model import CallRecord, Invocation, Target
 
@@ -70,5 +70,4 @@ async def ask_config(channel: AppChannel, app_id: str, namespace: str) -> None:
     except TielineError as error:
         log.debug("the app gave no Dapr configuration: %s", error.text)
         return
-    if not isinstance(reply.body, bytes):
-        reply.body.abandon()
+    await read_out(reply)

@@ -44,6 +44,7 @@ BUILT: Final[Features] = frozenset(
         Feature.API_LISTS,
         Feature.API_LOG,
         Feature.API_TOKEN,
+        Feature.APP_HEALTH,
         Feature.CORS,
         Feature.PUBLIC_PORT,
     }

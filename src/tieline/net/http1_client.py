@@ -357,13 +357,13 @@ class Http1Pool:
             return connection
         return None
 
-    async def open(self) -> Http1Client:
-        """Open a connection, or wait for one when there are ``CONNECTIONS_MAX``.
+    async def open(self, *, urgent: bool = False) -> Http1Client:
+        """Open a connection, or wait for one when there are ``CONNECTIONS_MAX``; an ``urgent`` one is on top of them.
 
         Raises:
             OSError: Nobody listens there (``TimeoutError`` after ``connect_timeout_s``).
         """
-        if self._open >= CONNECTIONS_MAX:
+        if self._open >= CONNECTIONS_MAX and not urgent:
             waiter: asyncio.Future[Http1Client | None] = self._loop.create_future()
             self._waiting.append(waiter)
             try:
@@ -392,7 +392,7 @@ class Http1Pool:
 
     def give_back(self, connection: Http1Client, *, reusable: bool) -> None:
         """Take a connection back after an exchange."""
-        if not reusable or self._closed:
+        if not reusable or self._closed or self._open > CONNECTIONS_MAX:
             self._drop(connection)
             return
         while self._waiting:

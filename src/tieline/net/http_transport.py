@@ -37,8 +37,10 @@ class Transport(Protocol):
         """
         ...
 
-    async def open(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Exchange:
-        """Open a connection, or wait for one, and send the request.
+    async def open(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None, *, urgent: bool = False
+    ) -> Exchange:
+        """Open a connection, or wait for one, and send the request; an ``urgent`` one waits for no other to end.
 
         Raises:
             AppUnreachable, PeerUnreachable: There is none to be had.
@@ -76,11 +78,11 @@ class Http1Transport:
         return connection
 
     async def open(
-        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None, *, urgent: bool = False
     ) -> Http1Client:
         """See ``Transport``."""
         try:
-            connection = await self._pool.open()
+            connection = await self._pool.open(urgent=urgent)
         except OSError as error:
             raise AppUnreachable(f"dial tcp {self._shown}: {dial_text(error)}") from error
         self._send(connection, verb, target, headers, body, length)
@@ -123,7 +125,7 @@ class Http2Transport:
         return connection.begin_request(self._fields(verb, target, headers, length), body)
 
     async def open(
-        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None, *, urgent: bool = False
     ) -> ClientExchange:
         """See ``Transport``."""
         connection = await self._pool.connection(*self._address)

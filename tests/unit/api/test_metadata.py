@@ -1,4 +1,4 @@
-"""What apps may write into the metadata of their sidecar."""
+"""What the metadata of a sidecar shows, and what apps may write into it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import json
 import pytest
 
 from tieline.api.http.metadata import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Metadata
+from tieline.config.settings import HealthChecks
 from tieline.model import Reply, Request
 
 
-def metadata() -> Metadata:
+def metadata(protocol: str = "http", health_checks: HealthChecks | None = None) -> Metadata:
     return Metadata(
         app_id="cart",
         version="1",
         features=(),
         app_port=None,
-        app_protocol="http",
+        app_protocol=protocol,
         channel_address="127.0.0.1",
         max_concurrency=0,
+        health_checks=health_checks,
     )
 
 
@@ -26,10 +28,14 @@ async def put(into: Metadata, key: bytes, value: bytes) -> Reply:
     return await into.set_attribute(Request(b"PUT", b"", None, [], value, len(value)), key)
 
 
-def extended(of: Metadata) -> dict[str, str]:
+def _answer(of: Metadata) -> bytes:
     body = of.answer().body
     assert isinstance(body, bytes)
-    found: dict[str, str] = json.loads(body)["extended"]
+    return body
+
+
+def extended(of: Metadata) -> dict[str, str]:
+    found: dict[str, str] = json.loads(_answer(of))["extended"]
     return found
 
 
@@ -68,3 +74,23 @@ async def test_the_document_has_the_members_of_daprd_in_their_order_on_one_line(
             '"actorRuntime":{"runtimeStatus":"DISABLED","hostReady":false,"placement":"placement: disconnected"}}\n'
         ).encode()
     )
+
+
+@pytest.mark.rule("H-136")
+@pytest.mark.parametrize(("protocol", "path"), [("https", {"healthCheckPath": "/up"}), ("grpc", {})])
+def test_how_the_app_is_probed_is_shown(protocol: str, path: dict[str, str]) -> None:
+    checks = HealthChecks(enabled=True, path="/up", interval_s=90.0, timeout_s=0.5, threshold=3)
+
+    shown = json.loads(_answer(metadata(protocol, checks)))["appConnectionProperties"]
+
+    assert list(shown) == ["protocol", "channelAddress", "health"]
+    assert list(shown["health"].items()) == [
+        *path.items(),
+        ("healthProbeInterval", "1m30s"),
+        ("healthProbeTimeout", "500ms"),
+        ("healthThreshold", 3),
+    ]
+
+
+def test_an_app_that_is_not_probed_has_no_health_to_show() -> None:
+    assert "health" not in json.loads(_answer(metadata()))["appConnectionProperties"]

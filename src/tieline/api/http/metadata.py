@@ -6,6 +6,8 @@ import json
 from typing import Any, Final
 
 from tieline.api.http.errors import api_error, text_error
+from tieline.config.duration import format_duration
+from tieline.config.settings import HealthChecks
 from tieline.errors import TielineError
 from tieline.model import Reply, Request
 from tieline.wire.method_path import BadEscape, decode_path
@@ -34,6 +36,7 @@ class Metadata:
         app_protocol: str,
         channel_address: str,
         max_concurrency: int,
+        health_checks: HealthChecks | None = None,
     ) -> None:
         self._app_id = app_id
         self._version = version
@@ -46,6 +49,8 @@ class Metadata:
         connection["channelAddress"] = channel_address
         if max_concurrency > 0:
             connection["maxConcurrency"] = max_concurrency
+        if health_checks is not None:
+            connection["health"] = _shown(health_checks, with_path=app_protocol not in ("grpc", "grpcs"))
         self._connection = connection
         self.http_endpoints: tuple[str, ...] = ()
         self.waiting_for_app = False
@@ -99,3 +104,13 @@ async def _read(request: Request) -> bytes:
         size += len(piece)
     body.abandon()
     return b"".join(pieces)
+
+
+def _shown(checks: HealthChecks, *, with_path: bool) -> dict[str, Any]:
+    """Return how the app's health is probed; durations as Go writes them."""
+    return {
+        **({"healthCheckPath": checks.path} if with_path else {}),
+        "healthProbeInterval": format_duration(checks.interval_s),
+        "healthProbeTimeout": format_duration(checks.timeout_s),
+        "healthThreshold": checks.threshold,
+    }
