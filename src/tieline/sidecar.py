@@ -30,6 +30,7 @@ from tieline.config.api_lists import ApiLists
 from tieline.config.configuration import Configuration
 from tieline.config.duration import format_duration
 from tieline.config.environment import Ports, own_environment
+from tieline.config.outbound_proxy import read_proxies
 from tieline.config.resources import Resources, load_resources
 from tieline.config.settings import LOOPBACK, Settings
 from tieline.errors import StartError, TielineError
@@ -97,6 +98,7 @@ class Sidecar:
         self._api = Listener("HTTP", logging.getLogger("dapr.runtime.http"))
         self._public = Listener("public HTTP", logging.getLogger("dapr.runtime.http"))
         self._internal = Listener("internal gRPC", logging.getLogger("dapr.runtime.grpc.internal"))
+        self._proxies = read_proxies(environ)
         self._channel = self._make_channel()
         self._prober = self._make_prober()
         self._probing: asyncio.Task[None] | None = None
@@ -127,13 +129,18 @@ class Sidecar:
             return None
         if settings.app_protocol in ("grpc", "grpcs"):
             return ChannelNotBuilt(settings.app_protocol)
+        protocol, host, port = settings.app_protocol, settings.app_channel_address, settings.app_port
+        proxies = self._proxies
         return HttpChannel(
-            protocol=settings.app_protocol,
-            host=settings.app_channel_address,
-            port=settings.app_port,
+            protocol=protocol,
+            host=host,
+            port=port,
             max_concurrency=settings.app_max_concurrency,
             read_buffer=settings.read_buffer_size,
             token=settings.app_api_token,
+            proxy=proxies.choose("https" if protocol == "https" else "http", host.strip("[]"), port)
+            if proxies
+            else None,
         )
 
     def _make_prober(self) -> Prober | None:

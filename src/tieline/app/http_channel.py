@@ -12,6 +12,7 @@ from tieline import __version__
 from tieline.app.channel import read_out
 from tieline.app.gunzip import unpack_unasked
 from tieline.app.slots import HeldBody, Slots
+from tieline.config.outbound_proxy import Proxy
 from tieline.errors import (
     AppBroken,
     AppUnreachable,
@@ -23,8 +24,9 @@ from tieline.errors import (
     TooLarge,
 )
 from tieline.model import Cause, Headers, Hop, Invocation, Reply
-from tieline.net.http1_client import Http1Pool, Unanswered
-from tieline.net.http_transport import Exchange, Http1Transport, Http2Transport, Transport, may_go_again
+from tieline.net.dial import Dialler
+from tieline.net.http1_client import Unanswered
+from tieline.net.http_transport import Exchange, Http2Transport, Transport, http1_transport, may_go_again
 from tieline.wire import headers as fields
 from tieline.wire.method_path import check_percent
 
@@ -32,8 +34,7 @@ MAX_ANSWER_HEAD: Final = 65536
 """Longest head of an answer, in bytes; more if the read buffer is larger (H-113)."""
 _PERCENT: Final = 0x25
 CONNECT_TIMEOUT_S: Final = 30.0
-TLS_CONNECT_TIMEOUT_S: Final = 40.0
-"""Connect (30 s) and handshake (10 s) together."""
+HANDSHAKE_TIMEOUT_S: Final = 10.0
 _CLOSED_HINT: Final = "the app closed the connection without an answer: look into its log"
 _UNREACHABLE_HINT: Final = "start the app, or check --app-port and --app-channel-address"
 PROBE_HEADERS: Final[Headers] = [(b"user-agent", f"tieline/{__version__}".encode()), (b"accept-encoding", b"identity")]
@@ -56,6 +57,7 @@ class HttpChannel:
         max_concurrency: int,
         read_buffer: int,
         token: str | None,
+        proxy: Proxy | None = None,
     ) -> None:
         scheme = "https" if protocol == "https" else "http"
         self._base = f"{scheme}://{host}:{port}"
@@ -68,17 +70,16 @@ class HttpChannel:
         if protocol == "h2c":
             self._transport = Http2Transport(address, port, authority)
         else:
-            self._transport = Http1Transport(
-                Http1Pool(
-                    address,
-                    port,
-                    host=authority,
-                    max_head=max(MAX_ANSWER_HEAD, read_buffer),
-                    tls=_trusting_context() if protocol == "https" else None,
-                    connect_timeout_s=TLS_CONNECT_TIMEOUT_S if protocol == "https" else CONNECT_TIMEOUT_S,
-                ),
-                f"{address}:{port}" if ":" not in address else f"[{address}]:{port}",
+            secure = protocol == "https"
+            dialler = Dialler(
+                address,
+                port,
+                tls=_trusting_context() if secure else None,
+                proxy=proxy,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
             )
+            self._transport = http1_transport(dialler, host=authority, max_head=max(MAX_ANSWER_HEAD, read_buffer))
 
     async def call(self, call: Invocation, identity: Headers) -> Reply:
         """See ``AppChannel``."""
@@ -108,7 +109,7 @@ class HttpChannel:
             try:
                 reply = await exchange.answer
             except (Unanswered, PeerRefused) as error:
-                if not may_go_again(error, call):
+                if not may_go_again(error, call.verb, call.body):
                     raise
                 exchange = None
                 exchange = await self._transport.open(call.verb, target, headers, call.body, call.length)

@@ -7,13 +7,15 @@ import select
 import socket
 import ssl
 from collections import deque
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
 
 from tieline.errors import AppBroken, TielineError
 from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
 from tieline.net.backpressure import BodyStream
+from tieline.net.dial_text import tls_text
 from tieline.net.lookout import forget, watch
-from tieline.net.loop import WRITE_HIGH_WATER, Paced, connect
+from tieline.net.loop import WRITE_HIGH_WATER, Paced
 from tieline.net.tasks import spawn
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http1 import (
@@ -38,18 +40,24 @@ UNREAD_BYTES: Final = 32768
 """Bytes of an answer that may lie unread before the socket is not read any more."""
 
 
+Dial: TypeAlias = Callable[[Callable[[], asyncio.BaseProtocol]], Awaitable[asyncio.BaseProtocol]]
+"""Opens a connection with a protocol of the maker's making."""
+
+
 class Unanswered(Exception):
     """The server closed a connection before one byte of an answer.
 
     Attributes:
         again: The connection had served another exchange before, and its closing crossed our request.
         text: What happened, as Go's HTTP client would say it.
+        by_tls: The server ended it by a TLS alert: as a rule it does not like our certificate.
     """
 
-    def __init__(self, text: str, *, again: bool) -> None:
+    def __init__(self, text: str, *, again: bool, by_tls: bool = False) -> None:
         super().__init__(text)
         self.text = text
         self.again = again
+        self.by_tls = by_tls
 
 
 class Http1Client(Paced):
@@ -121,7 +129,8 @@ class Http1Client(Paced):
             if self._heard:
                 self._fail(AppBroken("unexpected EOF" if exc is None else str(exc)))
             else:
-                self._fail(Unanswered(_closed_text(exc), again=self.used and self._was_refused(exc)))
+                again = self.used and self._was_refused(exc)
+                self._fail(Unanswered(_closed_text(exc), again=again, by_tls=isinstance(exc, ssl.SSLError)))
         self._finish()
 
     def has_closed(self) -> bool:
@@ -235,7 +244,7 @@ class Http1Client(Paced):
             self._finish()
         elif body.size > UNREAD_BYTES and self._reading:
             self._reading = False
-            if self._pool.tls is None:
+            if not self._pool.secure:
                 self._transport.pause_reading()
             else:
                 # Paused within its own read, aiofastnet's TLS forgets what it has read already, and never wakes us.
@@ -317,26 +326,18 @@ class Http1Client(Paced):
 class Http1Pool:
     """The connections to one server, newest idle first.
 
+    Args:
+        dial: Opens a connection; raises ``OSError`` if it cannot.
+
     Attributes:
         host: Value of ``Host``.
         max_head: Longest answer head in bytes.
-        tls: ``None`` for plain TCP.
+        secure: Whether the connections are TLS.
     """
 
-    def __init__(
-        self,
-        address: str,
-        port: int,
-        *,
-        host: bytes,
-        max_head: int,
-        tls: ssl.SSLContext | None = None,
-        connect_timeout_s: float,
-    ) -> None:
-        self._address = address
-        self._port = port
-        self.tls = tls
-        self._connect_timeout_s = connect_timeout_s
+    def __init__(self, dial: Dial, *, host: bytes, max_head: int, secure: bool = False) -> None:
+        self._dial = dial
+        self.secure = secure
         self.host = host
         self.max_head = max_head
         self._idle: list[Http1Client] = []
@@ -361,7 +362,7 @@ class Http1Pool:
         """Open a connection, or wait for one when there are ``CONNECTIONS_MAX``; an ``urgent`` one is on top of them.
 
         Raises:
-            OSError: Nobody listens there (``TimeoutError`` after ``connect_timeout_s``).
+            OSError: It cannot be opened.
         """
         if self._open >= CONNECTIONS_MAX and not urgent:
             waiter: asyncio.Future[Http1Client | None] = self._loop.create_future()
@@ -381,8 +382,7 @@ class Http1Pool:
                 self._open -= 1
         self._open += 1
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                connection = await connect(lambda: Http1Client(self), self._address, self._port, tls=self.tls)
+            connection = await self._dial(lambda: Http1Client(self))
         except BaseException:
             self._open -= 1
             self._admit()
@@ -449,6 +449,8 @@ class Http1Pool:
 
 def _closed_text(error: Exception | None) -> str:
     """Say why a connection ended, as Go does."""
+    if isinstance(error, ssl.SSLError):
+        return tls_text(error)
     if isinstance(error, OSError) and error.strerror:
         return f"read: {error.strerror.lower()}"
     return "EOF"

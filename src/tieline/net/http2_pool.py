@@ -8,7 +8,7 @@ from typing import Final
 
 from tieline.errors import PeerUnreachable, TielineError
 from tieline.model import Endpoint
-from tieline.net.dial import dial_text
+from tieline.net.dial_text import reason_text
 from tieline.net.http2_client import Http2Client
 from tieline.net.loop import connect
 from tieline.net.tasks import spawn
@@ -94,7 +94,9 @@ class Http2Pool:
             error.cause = failure.cause
         except OSError as failure:
             shown = Endpoint(host, port)
-            text = f'connection error: desc = "transport: Error while dialing: dial tcp {shown}: {dial_text(failure)}"'
+            text = (
+                f'connection error: desc = "transport: Error while dialing: dial tcp {shown}: {reason_text(failure)}"'
+            )
             error = PeerUnreachable(text, shown)
         except BaseException as failure:
             error = PeerUnreachable(f"connection error: {failure}", Endpoint(host, port))

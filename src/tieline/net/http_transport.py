@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from tieline.errors import AppUnreachable, PeerRefused
-from tieline.model import AnyBody, Headers, Invocation, Reply
-from tieline.net.dial import dial_text
+from tieline.errors import PeerRefused
+from tieline.model import AnyBody, Headers, Reply
+from tieline.net.dial import Dialler
 from tieline.net.http1_client import Http1Client, Http1Pool, Unanswered
 from tieline.net.http2_client import ClientExchange
 from tieline.net.http2_pool import Http2Pool
@@ -53,19 +53,19 @@ class Transport(Protocol):
         ...
 
 
-def may_go_again(error: Unanswered | PeerRefused, call: Invocation) -> bool:
-    """Whether a call was certainly not processed, or was lost with a reused connection and does no harm twice."""
-    if not isinstance(call.body, bytes):
+def may_go_again(error: Unanswered | PeerRefused, verb: bytes, body: AnyBody) -> bool:
+    """Whether a request was certainly not processed, or was lost with a reused connection and does no harm twice."""
+    if not isinstance(body, bytes):
         return False
-    return isinstance(error, PeerRefused) or (error.again and call.verb in IDEMPOTENT)
+    return isinstance(error, PeerRefused) or (error.again and verb in IDEMPOTENT)
 
 
 class Http1Transport:
-    """HTTP/1.1, with or without TLS; ``shown`` is the server's address for error texts."""
+    """HTTP/1.1, with or without TLS."""
 
-    def __init__(self, pool: Http1Pool, shown: str) -> None:
-        self._pool = pool
-        self._shown = shown
+    def __init__(self, dialler: Dialler, *, host: bytes, max_head: int) -> None:
+        self._dialler = dialler
+        self._pool = Http1Pool(dialler.connect, host=host, max_head=max_head, secure=dialler.secure)
 
     def begin(
         self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
@@ -84,7 +84,7 @@ class Http1Transport:
         try:
             connection = await self._pool.open(urgent=urgent)
         except OSError as error:
-            raise AppUnreachable(f"dial tcp {self._shown}: {dial_text(error)}") from error
+            raise self._dialler.explain(error) from error
         self._send(connection, verb, target, headers, body, length)
         return connection
 
@@ -100,6 +100,31 @@ class Http1Transport:
     def close(self) -> None:
         """See ``Transport``."""
         self._pool.close()
+
+
+class ProxiedTransport(Http1Transport):
+    """HTTP/1.1 without TLS through a proxy, which is told the whole URL (RFC 9112 §3.2.2).
+
+    The connections of ``dialler`` lead to the proxy, ``host`` is the server that is meant.
+    """
+
+    def __init__(self, dialler: Dialler, *, host: bytes, max_head: int) -> None:
+        super().__init__(dialler, host=host, max_head=max_head)
+        self._prefix = b"http://" + host
+        authorization = dialler.proxy.authorization if dialler.proxy is not None else b""
+        self._added: Headers = [(b"proxy-authorization", authorization)] if authorization else []
+
+    def begin(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> Http1Client | None:
+        """See ``Transport``."""
+        return super().begin(verb, self._prefix + target, headers + self._added, body, length)
+
+    async def open(
+        self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None, *, urgent: bool = False
+    ) -> Http1Client:
+        """See ``Transport``."""
+        return await super().open(verb, self._prefix + target, headers + self._added, body, length, urgent=urgent)
 
 
 class Http2Transport:
@@ -135,3 +160,9 @@ class Http2Transport:
     def close(self) -> None:
         """See ``Transport``."""
         self._pool.close()
+
+
+def http1_transport(dialler: Dialler, *, host: bytes, max_head: int) -> Http1Transport:
+    """Return the transport for HTTP/1.1 over what ``dialler`` opens; ``host`` is the value of ``Host``."""
+    kind = ProxiedTransport if dialler.proxy is not None and not dialler.secure else Http1Transport
+    return kind(dialler, host=host, max_head=max_head)

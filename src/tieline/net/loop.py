@@ -90,6 +90,36 @@ async def connect(
     return protocol
 
 
+async def connect_on(
+    factory: Callable[[], asyncio.BaseProtocol],
+    sock: socket.socket,
+    *,
+    tls: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+    handshake_timeout_s: float | None = None,
+) -> asyncio.BaseProtocol:
+    """Begin to speak on a socket that is connected, and return the protocol. Closes the socket when it fails.
+
+    Raises:
+        OSError: TLS failed (``ssl.SSLError``), was broken off, or took too long (``ConnectionAbortedError``).
+    """
+    loop = asyncio.get_running_loop()
+    arguments: dict[str, Any] = {"sock": sock}
+    if tls is not None:
+        arguments |= {"ssl": tls, "server_hostname": server_hostname, "ssl_handshake_timeout": handshake_timeout_s}
+    try:
+        try:
+            import aiofastnet
+        except ImportError:
+            _, protocol = await loop.create_connection(factory, **arguments)
+        else:
+            _, protocol = await aiofastnet.create_connection(loop, factory, **arguments)
+    except BaseException:
+        sock.close()
+        raise
+    return protocol
+
+
 async def serve(factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket) -> asyncio.AbstractServer:
     """Accept connections on a bound socket."""
     loop = asyncio.get_running_loop()

@@ -15,6 +15,7 @@ from tests.support.app import App, Exchange
 from tests.support.http2 import GET, OK, POST, data, headers
 from tieline.errors import TielineError
 from tieline.model import Reply, Request
+from tieline.net.dial import Dialler
 from tieline.net.http1_client import Http1Client, Http1Pool, Unanswered
 from tieline.net.http1_server import Http1Server, ServerOptions
 from tieline.net.http2_client import Http2Client
@@ -270,7 +271,7 @@ async def outcome(answer: asyncio.Future[Reply]) -> bytes | None:
 @given(streams(H1_ANSWERS) | anything, st.sampled_from([b"GET", b"HEAD", b"POST"]))
 def test_a_client_of_http1_survives_anything_and_its_call_ends(pieces: list[bytes], verb: bytes) -> None:
     async def test() -> None:
-        pool = Http1Pool("127.0.0.1", 1, host=b"a", max_head=65536, connect_timeout_s=1)
+        pool = Http1Pool(Dialler("127.0.0.1", 1, connect_timeout_s=1).connect, host=b"a", max_head=65536)
         pool._open = 1
         client = Http1Client(pool)
         wire = Wire(client)
@@ -352,7 +353,7 @@ def test_no_more_requests_are_served_than_a_strict_reader_finds(pieces: list[byt
 @pytest.mark.parametrize("how", ["close", "speak"])
 async def test_a_connection_that_ends_before_its_turn_fails_its_call_at_once(how: str) -> None:
     """The port of a mail server, say, or a proxy with nothing behind it: no call waits for ever."""
-    pool = Http1Pool("127.0.0.1", 1, host=b"a", max_head=65536, connect_timeout_s=1)
+    pool = Http1Pool(Dialler("127.0.0.1", 1, connect_timeout_s=1).connect, host=b"a", max_head=65536)
     pool._open = 1
     client = Http1Client(pool)
     wire = Wire(client)
@@ -381,7 +382,7 @@ async def test_a_server_that_speaks_first_fails_calls_and_keeps_no_connection() 
 
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    pool = Http1Pool("127.0.0.1", port, host=b"a", max_head=65536, connect_timeout_s=1)
+    pool = Http1Pool(Dialler("127.0.0.1", port, connect_timeout_s=1).connect, host=b"a", max_head=65536)
 
     for _ in range(20):
         connection = await pool.open()
@@ -400,7 +401,7 @@ async def test_a_connection_that_ends_while_it_is_lent_is_not_used() -> None:
 
     app = App(echo)
     await app.start()
-    pool = Http1Pool("127.0.0.1", app.port, host=b"a", max_head=65536, connect_timeout_s=1)
+    pool = Http1Pool(Dialler("127.0.0.1", app.port, connect_timeout_s=1).connect, host=b"a", max_head=65536)
     first = await pool.open()
     pool._open = 1024
     waiting = asyncio.ensure_future(pool.open())

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.app import App, Exchange, echo
 from tieline.net import http1_client
+from tieline.net.dial import Dialler
 from tieline.net.http1_client import CONNECTIONS_MAX, IDLE_MAX, Http1Client, Http1Pool
 
 
@@ -21,7 +22,7 @@ async def app() -> AsyncIterator[App]:
 
 
 def pool_to(app: App) -> Http1Pool:
-    return Http1Pool("127.0.0.1", app.port, host=b"app", max_head=65536, connect_timeout_s=5)
+    return Http1Pool(Dialler("127.0.0.1", app.port, connect_timeout_s=5).connect, host=b"app", max_head=65536)
 
 
 def ask(connection: Http1Client, body: bytes) -> asyncio.Future[object]:
