@@ -69,6 +69,10 @@ HEAD_SLACK: Final = 4096
 HTTP2_HEAD_SLACK: Final = 320
 INTERNAL_LIMITS: Final = Limits(streams=2048, header_list=1 << 20, header_list_hard=2 << 20)
 FORCED_EXIT_S: Final = 0.1
+OUTBOUND_GRACE_S: Final = 0.1
+"""How long an app that listens already may put off outbound health, so that others find it by then."""
+FIRST_PROBE_S: Final = 0.5
+"""How long the first health probe of the app may put off that it is announced and the sidecar ready."""
 
 
 class Sidecar:
@@ -304,8 +308,12 @@ class Sidecar:
         else:
             log.info("HTTP server is running on port %d", self._api.port)
         await self._open_public_port()
-        self._health.outbound = True
         self._starting = spawn(self._welcome_app(names), name="app start")
+        asyncio.get_running_loop().call_later(OUTBOUND_GRACE_S, self._open_outbound)
+
+    def _open_outbound(self) -> None:
+        """Say that calls are taken: at once if the app is still to come, else when others find it too, but soon."""
+        self._health.outbound = True
 
     async def _open_public_port(self) -> None:
         """Serve health and metadata to whoever may not use the API (H-131)."""
@@ -392,13 +400,23 @@ class Sidecar:
         prober = self._prober
         if self._channel is not None and settings.app_port:
             self._metadata.waiting_for_app = True
-            await wait_for_port(settings.app_protocol, settings.app_channel_address, settings.app_port)
+            await wait_for_port(
+                settings.app_protocol,
+                settings.app_channel_address,
+                settings.app_port,
+                on_wait=self._open_outbound,
+            )
             if prober is not None:
                 self._probing = spawn(prober.run(), name="app health")
+                # Health does not depend on the app's, but whoever waited for it should find a healthy app healthy.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FIRST_PROBE_S):
+                        await prober.heard.wait()
             else:
                 await self._greet_app(self._channel)
             self._metadata.waiting_for_app = False
         await names.announce()
+        self._open_outbound()
         self._health.waiting_for.clear()
         elapsed = int((time.perf_counter() - self._began) * 1000)
         log.info("dapr initialized. Status: Running. Init Elapsed %dms", elapsed)

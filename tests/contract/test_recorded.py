@@ -104,10 +104,10 @@ def test_events_come_back_as_they_happen(case: Case, meshes: Meshes) -> None:
     meshes.check(case)
 
 
-@pytest.mark.rule("H-85", "H-86", "H-89")
+@pytest.mark.rule("H-85", "H-86", "H-89", "H-120", "H-133")
 @recorded("error")
 def test_a_call_that_reaches_no_app_says_why(case: Case, meshes: Meshes) -> None:
-    """Calls that reach no app: unknown IDs, sidecars and apps that are down."""
+    """Calls that reach no app: unknown IDs, sidecars and apps that are down, apps that are not well."""
     meshes.check(case)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from tests.support.app import App, Exchange, echo
 from tests.support.h2peer import H2Client, H2Server, ask_h2
-from tests.support.http1 import Client
+from tests.support.http1 import Broken, Client
 from tests.support.mesh import Mesh, Sidecar, invoke_path, start_pair, until
 from tests.support.tls import self_signed
 
@@ -113,6 +114,35 @@ async def test_a_slot_is_held_while_the_answer_streams_and_freed_by_a_cancel(mes
     assert (await asyncio.wait_for(second.head(), 5)).status == 200
     assert app.entered == 2
     second.close()
+
+
+@WAYS
+@pytest.mark.rule("H-115")
+@pytest.mark.parametrize("verb", ["GET", "POST"])
+async def test_a_call_that_fails_frees_its_slot(mesh: Mesh, way: str, verb: str) -> None:
+    async def handler(exchange: Exchange) -> None:
+        await exchange.body()
+        match exchange.target:
+            case "/closes":
+                exchange.close()
+            case "/garbage":
+                exchange.writer.write(b"this is no HTTP\r\n\r\n")
+            case "/cut":
+                exchange.answer(200, b"half", length=8)
+                exchange.close()
+            case _:
+                exchange.answer(500, b"the app's own")
+
+    pair = await start_pair(mesh, handler, "--app-max-concurrency", "1")
+
+    for method in ("closes", "garbage", "cut", "fails") * 2:
+        client = await Client.open(pair.entry(way).port)
+        client.send(verb, invoke_path("callee", method), (), b"x" if verb == "POST" else b"")
+        with contextlib.suppress(Broken):
+            await client.answer()
+        client.close()
+
+    assert (await pair.entry(way).call("callee", "fine", verb)).body == b"the app's own"
 
 
 # ── framing ───────────────────────────────────────────────────────────────────────────────────────

@@ -138,6 +138,32 @@ async def test_the_first_call_to_an_app_waits_for_its_first_good_probe_and_healt
     assert asked.header("dapr-app-id") == "callee"
 
 
+@pytest.mark.rule("H-119", "H-133")
+async def test_an_app_that_is_well_may_be_called_as_soon_as_its_sidecar_is_ready(mesh: Mesh) -> None:
+    async def slowly_well(exchange: Exchange) -> None:
+        await exchange.body()
+        if exchange.target == "/up":
+            await asyncio.sleep(0.2)
+        exchange.answer(200, b"fine")
+
+    sidecar = await mesh.sidecar("callee", await mesh.app(slowly_well), *CHECKS)
+
+    assert (await sidecar.call("callee", "work")).body == b"fine"
+
+
+@pytest.mark.rule("H-133")
+async def test_an_app_that_never_answers_its_probe_keeps_no_sidecar_from_being_ready(mesh: Mesh) -> None:
+    async def silent(exchange: Exchange) -> None:
+        await exchange.gone()
+
+    checks = [*CHECKS, "--app-health-probe-interval", "60", "--app-health-probe-timeout", "60000"]
+    sidecar = await mesh.sidecar("callee", await mesh.app(silent), *checks, wait="/v1.0/healthz/outbound")
+
+    await sidecar.healthy(within_s=5)
+
+    assert told(await sidecar.call("callee", "work")) == (500, "app-unhealthy", "app")
+
+
 @pytest.mark.rule("H-116", "H-121")
 async def test_calls_are_tried_while_the_app_is_awaited_and_its_return_is_noticed(mesh: Mesh) -> None:
     port = free_port()

@@ -215,6 +215,39 @@ async def test_a_folder_that_was_removed_is_no_reason_not_to_start(mesh: Mesh, t
     assert (await sidecar.ask("GET", "/v1.0/healthz")).status == 204
 
 
+@pytest.mark.rule("H-134")
+async def test_once_calls_are_taken_an_app_that_is_up_is_found_by_others(mesh: Mesh) -> None:
+    """A script that starts all of them in a row, and waits for no more than that, may call at once."""
+    app = await mesh.app(echo)
+    caller = await mesh.sidecar("caller")
+
+    for name in ("one", "two", "three"):
+        await mesh.sidecar(name, app, wait="/v1.0/healthz/outbound")
+        assert (await caller.call(name, "work", "POST", body=b"found")).body == b"found"
+
+
+@pytest.mark.rule("H-134")
+async def test_an_app_that_hangs_at_its_first_call_may_call_others_all_the_same(mesh: Mesh) -> None:
+    async def hangs(exchange: Exchange) -> None:
+        await exchange.gone()
+
+    sidecar = await mesh.sidecar("a", await mesh.app(hangs), quiet=False, wait="/v1.0/healthz/outbound")
+
+    assert (await sidecar.ask("GET", "/v1.0/healthz")).status == 500
+
+
+@pytest.mark.rule("H-140", "H-141")
+@pytest.mark.parametrize("path", ["/v1.0/loglevel", "/v1.0/log-level", "/v1.0/config", "/v1.0/components", "/loglevel"])
+async def test_nothing_of_a_running_sidecar_is_read_or_set_but_its_metadata(mesh: Mesh, path: str) -> None:
+    sidecar = await mesh.sidecar("a")
+
+    answers = [await sidecar.ask(verb, path, body=b"debug") for verb in ("GET", "PUT", "POST")]
+
+    for answer in answers:
+        assert answer.status == 404
+        assert json.loads(answer.body)["errorCode"] == "ERR_DIRECT_INVOKE"
+
+
 # ── what it says ───────────────────────────────────────────────────────────────────────────────────
 def messages(sidecar: Sidecar) -> list[str]:
     """Return the messages of its log lines."""
@@ -279,12 +312,14 @@ async def test_a_shutdown_that_is_asked_for_twice_is_one(mesh: Mesh) -> None:
     pair = await start_pair(mesh, handler)
     call = asyncio.create_task(pair.callee.call("callee", "x"))
     await entered.wait()
-    client = await Client.open(pair.callee.port)
+    clients = [await Client.open(pair.callee.port) for _ in range(2)]
 
-    for _ in range(2):
+    # Both before either is answered: afterwards idle connections are closed.
+    for client in clients:
         client.send("POST", "/v1.0/shutdown")
+    for client in clients:
         assert (await client.head()).status == 204
-    client.close()
+        client.close()
     go_on.set()
 
     assert (await call).body == b"done"

@@ -95,6 +95,7 @@ class Prober:
     Calls to the app are let through, or not, by the attribute ``unhealthy`` of ``app``.
 
     Attributes:
+        heard: Set once the first probe has ended, however it did.
         well: Set while the app is healthy.
         ill: Set while it is not.
 
@@ -118,6 +119,7 @@ class Prober:
         self._sleep = sleep
         self._target = probe_target(checks.path)
         self._health = AppHealth(checks.path, checks.threshold)
+        self.heard = asyncio.Event()
         self.well = asyncio.Event()
         self.ill = asyncio.Event()
 
@@ -161,6 +163,7 @@ class Prober:
             self._app.unhealthy = self._refusal
             self.well.clear()
             self.ill.set()
+        self.heard.set()
 
     def _refusal(self) -> TielineError:
         return self._health.refusal(self._clock())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
@@ -20,8 +21,11 @@ TRIES_A_LINE: Final = 100
 """After so many failed tries a line says that the app is still being awaited (H-116)."""
 
 
-async def wait_for_port(protocol: str, host: str, port: int) -> None:
-    """Return when the app accepts connections; for ``https`` and ``grpcs``, when it speaks TLS."""
+async def wait_for_port(protocol: str, host: str, port: int, *, on_wait: Callable[[], None]) -> None:
+    """Return when the app accepts connections; for ``https`` and ``grpcs``, when it speaks TLS.
+
+    ``on_wait`` is called after each try that failed.
+    """
     log.info(
         "application protocol: %s. waiting on port %d.  "
         "This will block until the app is listening on that port.",
@@ -32,6 +36,7 @@ async def wait_for_port(protocol: str, host: str, port: int) -> None:
     tries = 0
     while not await _listens(address, port, tls):
         tries += 1
+        on_wait()
         if tries % TRIES_A_LINE == 0:
             log.info("waiting for application to listen on port %d", port)
         await asyncio.sleep(RETRY_S)

@@ -16,6 +16,8 @@ Reply = Sequence[Step]
 OK: Final[Reply] = [{"text": "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"}]
 NOT_THERE: Final[Reply] = [{"text": "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"}]
 """The answer to what a sidecar asks its app at its start."""
+UNWELL: Final[Reply] = [{"text": "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"}]
+"""The answer to a probe of its health."""
 IDLE_S: Final = 60.0
 """How long an app keeps a connection on which nothing comes."""
 
@@ -60,10 +62,15 @@ class Stage:
 
 
 class App:
-    """One app on a port of loopback, which it holds from the start: until it serves, connections are refused."""
+    """One app on a port of loopback, which it holds from the start: until it serves, connections are refused.
 
-    def __init__(self, name: str, stage: Stage) -> None:
+    Args:
+        probed: Path of health probes, which it always fails; they are no part of the scene. Empty for none.
+    """
+
+    def __init__(self, name: str, stage: Stage, probed: str = "") -> None:
         self.name = name
+        self._probe = f"GET {probed} HTTP/1.1" if probed else ""
         self._stage = stage
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._listener.bind(("127.0.0.1", 0))
@@ -112,6 +119,10 @@ class App:
         stream = Stream(sock)
         with sock:
             while (request := read_head(stream)) is not None:
+                if request.start == self._probe:
+                    if not play(sock, UNWELL):
+                        break
+                    continue
                 request.at = self.name
                 reply = self._stage.enter(request)
                 try:

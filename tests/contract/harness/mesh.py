@@ -70,7 +70,8 @@ class Mesh:
     Args:
         setup: ``apps`` by name; ``sidecars`` by name, each with ``app_id``, ``app``, ``flags``, ``env``, ``config``
             (of its Configuration's ``spec``) and ``resources``; ``rows`` of the name table, address by app ID;
-            apps that are ``down`` after the start, or come ``late``; the health path that is awaited (``ready``).
+            apps that are ``down`` after the start, or come ``late``; the health path that is awaited (``ready``);
+            the path at which apps say that they are not well (``unwell``).
         folder: For files and logs.
 
     Attributes:
@@ -82,7 +83,7 @@ class Mesh:
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.stage = Stage()
-        self.apps = {name: App(name, self.stage) for name in setup["apps"]}
+        self.apps = {name: App(name, self.stage, setup.get("unwell", "")) for name in setup["apps"]}
         self._nobody = App("closed", self.stage)
         self.ports = {name: app.port for name, app in self.apps.items()} | {"closed": self._nobody.port}
         self.ports |= {f"{name}.{kind}": free_port() for name in setup["sidecars"] for kind in _KINDS}

@@ -199,14 +199,16 @@ async def test_calls_are_not_let_through_before_the_first_answer_and_say_so() ->
 
     app = Slow([])
     checks = HealthChecks(enabled=True, path="/healthz", interval_s=5, timeout_s=0.5, threshold=1)
-    running = asyncio.create_task(Prober(app, checks, clock=lambda: app.now, sleep=app.sleep).run())
+    prober = Prober(app, checks, clock=lambda: app.now, sleep=app.sleep)
+    running = asyncio.create_task(prober.run())
 
     await entered.wait()
-    before = app.unhealthy
+    before, heard = app.unhealthy, prober.heard.is_set()
     go_on.set()
     with pytest.raises(Over):
         await running
 
+    assert (heard, prober.heard.is_set()) == (False, True)
     assert before is not None
     assert before().hint == "the app's health is checked at /healthz for the first time: try again in a moment"
     assert app.unhealthy is None
