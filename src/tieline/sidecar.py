@@ -27,9 +27,11 @@ from tieline.app.health import Prober
 from tieline.app.http_channel import HttpChannel
 from tieline.app.start import ask_config, wait_for_port
 from tieline.config.api_lists import ApiLists
-from tieline.config.configuration import Configuration
+from tieline.config.changes import changed_resources, changed_sections, new_notices
+from tieline.config.configuration import Configuration, load_configuration
 from tieline.config.duration import format_duration
 from tieline.config.environment import Ports, own_environment
+from tieline.config.folders import Print
 from tieline.config.outbound_proxy import read_proxies
 from tieline.config.resources import Resources, load_resources
 from tieline.config.settings import LOOPBACK, Settings
@@ -49,6 +51,7 @@ from tieline.net.http2_pool import Http2Pool
 from tieline.net.http2_server import Http2Server
 from tieline.net.listener import Listener
 from tieline.net.tasks import spawn
+from tieline.net.watch import Watch
 from tieline.outbound.invoke import Dispatch, Local, outbound
 from tieline.outbound.peer import PEER_LIMITS, PeerCaller
 from tieline.telemetry.access_log import FailureLog
@@ -60,8 +63,11 @@ from tieline.wire.trace_context import IdSource
 
 log = logging.getLogger("dapr.runtime")
 _loader_log = logging.getLogger("dapr.runtime.loader.disk")
+_reload_log = logging.getLogger("dapr.runtime.hotreload")
 _signals_log = logging.getLogger("dapr.signals")
 
+HOT_RELOAD: Final = "HotReload"
+"""Feature that watches the folders of resource files (C-67)."""
 LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 """Of notices about resource files."""
 HEAD_SLACK: Final = 4096
@@ -73,6 +79,8 @@ OUTBOUND_GRACE_S: Final = 0.1
 """How long an app that listens already may put off outbound health, so that others find it by then."""
 FIRST_PROBE_S: Final = 0.5
 """How long the first health probe of the app may put off that it is announced and the sidecar ready."""
+CHANGED_IN_PLACE: Final = frozenset({"spec.tracing", "spec.features", "spec.logging.apiLogging"})
+"""Blocks of a Configuration that take effect without a new start."""
 
 
 class Sidecar:
@@ -110,6 +118,9 @@ class Sidecar:
         self._dispatch: Dispatch | None = None
         self._names: NameCache | None = None
         self._resources = Resources()
+        self._watch = Watch(lambda: self._resources.look(), self._files_changed)
+        self._http_api: HttpApi | None = None
+        self._reload_asked = False
         self._metadata = Metadata(
             app_id=settings.app_id,
             version=version,
@@ -269,7 +280,7 @@ class Sidecar:
             self._settings.resources_paths,
             app_id=self._settings.app_id,
             environ=self._environ,
-            watch="HotReload" in self._configuration.enabled_features(),
+            watch=self._watches,
         )
         for level, text in resources.notices:
             _loader_log.log(LEVELS[level], "%s", text)
@@ -277,14 +288,18 @@ class Sidecar:
             log.info("Found http endpoint: %s", name)
         return resources
 
+    @property
+    def _watches(self) -> bool:
+        return HOT_RELOAD in self._configuration.enabled_features()
+
     async def _start(self) -> None:
         settings = self._settings
-        self._resources = self._load_resources()
+        self._use_resources(self._load_resources())
         self._reserve_internal_port()
         await self._bind_api()
         names = self._names = self._make_names(self._api.port)
         await names.start()
-        api = self._make_api(names)
+        api = self._http_api = self._make_api(names)
         observe = Observe(self._observe)
         server = InboundServer(
             inbound(observe=observe, end=ToApp(self._channel, settings.app_id)),
@@ -308,6 +323,9 @@ class Sidecar:
         else:
             log.info("HTTP server is running on port %d", self._api.port)
         await self._open_public_port()
+        self._watch_or_not()
+        if self._reload_asked:
+            self._reload()
         self._starting = spawn(self._welcome_app(names), name="app start")
         asyncio.get_running_loop().call_later(OUTBOUND_GRACE_S, self._open_outbound)
 
@@ -432,12 +450,98 @@ class Sidecar:
         elif settings.app_protocol not in ("grpc", "grpcs"):
             await ask_config(channel, settings.app_id, settings.namespace)
 
+    # ── reload ─────────────────────────────────────────────────────────────────────────────────────
+    def _use_resources(self, resources: Resources) -> None:
+        """Let calls from now on see these; those in progress end as they began."""
+        self._resources = resources
+        self._metadata.http_endpoints = tuple(resources.http_endpoints)
+
+    def _watch_or_not(self) -> None:
+        """Watch the folders, unless there are none or the user does not want it (C-67)."""
+        folders = self._resources.folders
+        if self._watches and folders:
+            _reload_log.info("Watching directories: [%s]", " ".join(folders))
+            self._watch.start(self._resources.seen)
+        else:
+            self._watch.stop()
+
+    def _files_changed(self, seen: Mapping[str, Print | None]) -> Mapping[str, Print | None]:
+        # What cannot be read counts as seen: it is told of once, and read when it changes again.
+        return self._resources.seen if self._reload_resources() else seen
+
+    def _reload_resources(self) -> bool:
+        """Read the folders again and swap what changed, in place (C-69, C-70, H-108).
+
+        Whatever cannot be read keeps its last good definition. Returns false if nothing could be read.
+        """
+        old = self._resources
+        try:
+            new = load_resources(
+                self._settings.resources_paths,
+                app_id=self._settings.app_id,
+                environ=self._environ,
+                watch=self._watches,
+                previous=old,
+            )
+        except StartError as error:
+            _reload_log.error("resources stay as they were: %s", error)
+            return False
+        for level, text in new_notices(old, new):
+            _loader_log.log(LEVELS[level], "%s", text)
+        for line in changed_resources(old, new):
+            _reload_log.info("%s", line)
+        self._use_resources(new)
+        return True
+
+    def _reload(self) -> None:
+        """Read all files anew, and put what changed in force without a new start (C-71)."""
+        if self._settings.config_files:
+            self._reload_configuration()
+        self._reload_resources()
+        self._watch.stop()
+        self._watch_or_not()
+        _reload_log.info("Reloaded; nothing was restarted")
+
+    def _reload_configuration(self) -> None:
+        """Read the ``--config`` files; if they do not load, the old ones stay in force."""
+        old = self._configuration
+        try:
+            new = load_configuration(self._settings.config_files, self._environ, again=True)
+        except StartError as error:
+            _reload_log.error("the configuration stays as it was: %s", error)
+            return
+        changed = changed_sections(old, new)
+        self._configuration = new
+        self._tracer.enabled = not new.tracing.off
+        self._metadata.features = new.enabled_features()
+        if self._http_api is not None and old.api_logging != new.api_logging:
+            self._http_api.log_calls(self._make_api_log())
+        in_force = [name for name in changed if name in CHANGED_IN_PLACE]
+        if in_force:
+            _reload_log.info("Configuration changed: %s", ", ".join(in_force))
+        later = [name for name in changed if name not in CHANGED_IN_PLACE]
+        if later:
+            _reload_log.warning("changed, but in force only after the next start: %s", ", ".join(later))
+
     # ── stop ───────────────────────────────────────────────────────────────────────────────────────
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        # A hang-up is a terminal that was closed. Nothing is read anew by it yet.
-        for number, name in ((signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupt"), (signal.SIGHUP, "hangup")):
+        for number, name in ((signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupt")):
             loop.add_signal_handler(number, self._signalled, name)
+        # Started by nohup, there is no terminal whose end matters.
+        ends_with_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up, ends_with_terminal)
+
+    def _hung_up(self, ends_with_terminal: bool) -> None:
+        """Read the files anew; unless this is the terminal, which was closed and ends what runs in it."""
+        if self._stop.done() or (ends_with_terminal and not _has_terminal()):
+            self._signalled("hangup")
+            return
+        _signals_log.info("Received signal 'hangup'; reloading")
+        if self._start_task is None:
+            self._reload()
+        else:
+            self._reload_asked = True
 
     def _signalled(self, name: str) -> None:
         if self._stop.done():
@@ -461,6 +565,7 @@ class Sidecar:
         if reason == "signal" and settings.block_shutdown_s is not None:
             await self._block(settings.block_shutdown_s)
         self._health.waiting_for = ["runtime"]
+        self._watch.stop()
         for task in (self._starting, self._probing):
             if task is not None:
                 task.cancel()
@@ -513,6 +618,15 @@ class Sidecar:
         if self._names is not None:
             await self._names.aclose()
         self._failures.flush()
+
+
+def _has_terminal() -> bool:
+    """Say whether this process belongs to a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 def _internal_addresses(settings: Settings) -> tuple[str, ...]:

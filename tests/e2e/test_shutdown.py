@@ -58,7 +58,7 @@ def registered(mesh: Mesh) -> list[str]:
 @pytest.mark.rule("H-142", "H-143", "H-144", "H-148")
 @pytest.mark.parametrize(
     ("leaving", "number"),
-    [("callee", signal.SIGTERM), ("caller", signal.SIGTERM), ("self", signal.SIGINT), ("callee", signal.SIGHUP)],
+    [("callee", signal.SIGTERM), ("caller", signal.SIGTERM), ("self", signal.SIGINT)],
 )
 async def test_what_is_in_progress_at_a_signal_finishes_whole(mesh: Mesh, leaving: str, number: signal.Signals) -> None:
     app = Gate()

@@ -46,6 +46,8 @@ BUILT: Final[Features] = frozenset(
         Feature.API_TOKEN,
         Feature.APP_HEALTH,
         Feature.CORS,
+        Feature.HOT_RELOAD,
         Feature.PUBLIC_PORT,
+        Feature.RESOURCES,
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -216,11 +217,14 @@ _GUARDS: Final = frozenset(f"middleware.http.{name}" for name in ("bearer", "oau
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_configuration(paths: Sequence[str], environ: Mapping[str, str], *, built: Features = BUILT) -> Configuration:
+def load_configuration(
+    paths: Sequence[str], environ: Mapping[str, str], *, built: Features = BUILT, again: bool = False
+) -> Configuration:
     """Read the files in order, each laid over those before it (C-4), on top of the start values (C-5).
 
     Args:
         environ: What ``$NAME`` in the files stands for; the sidecar's own variables included (N-3).
+        again: They were read before, so that a pipe has nothing more to give, and must not be waited for.
 
     Raises:
         FatalOption: A file cannot be read, is not YAML, or has a value that its key does not take.
@@ -229,6 +233,8 @@ def load_configuration(paths: Sequence[str], environ: Mapping[str, str], *, buil
     decoder = Decoder()
     data = _START
     for path in paths:
+        if again and _is_pipe(path):
+            raise _failed(f"{path} is a pipe, which cannot be read again")
         document = _document(path, environ)
         if document is not None:
             data = _laid_over(decoder, data, document, path)
@@ -261,6 +267,14 @@ def _document(path: str, environ: Mapping[str, str]) -> Node | None:
     except YamlProblem as error:
         line = "" if error.line is None else f"line {error.line}: "
         raise _failed(f"yaml: {line}{error.text} (in {path})") from error
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - no import for it
+    except (OSError, ValueError):
+        return False  # reading will tell
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _read(path: str) -> bytes:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
 MAX_FILES: Final = 1000
 """Most entries of a folder that are looked at, in name order."""
+MAX_ENTRIES: Final = 10_000
+"""Most entries of a folder that are even listed; which ones is the file system's choice then."""
 MAX_FILE_BYTES: Final = 10 << 20
 """Longest resource file, and longest file of a secret store."""
 SUFFIXES: Final = (".yaml", ".yml")
@@ -42,7 +45,7 @@ def list_folder(folder: str) -> Listing:
         OSError: It is not there, or not a folder.
     """
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.is_dir())
+        names = sorted(entry.name for entry in islice(entries, MAX_ENTRIES) if not entry.is_dir())
     kept = names[:MAX_FILES]
     return Listing(
         files=tuple(name for name in kept if is_yaml(name)),
@@ -83,21 +86,21 @@ def read_bounded(path: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
 
 
 def fingerprint(folders: Sequence[str], files: Sequence[str] = ()) -> dict[str, Print | None]:
-    """Return what would differ had any entry of the folders, or one of the files, changed since.
+    """Return what would differ had a file of the folders, or one of the other files, changed since.
 
-    Links are followed, so that the swap of a folder behind them shows. What is not there has ``None``.
+    Links are followed, so that the swap of a folder behind them shows. What is not there, or not YAML, has ``None``.
     """
     found: dict[str, Print | None] = {}
     for folder in folders:
         try:
             with os.scandir(folder) as entries:
-                names = sorted(entry.name for entry in entries)[:MAX_FILES]
+                names = sorted(entry.name for entry in islice(entries, MAX_ENTRIES))[:MAX_FILES]
         except OSError:
             found[folder] = None
             continue
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118 - once a second for each file: a tenth of Path's cost
-            found[path] = _print(path)
+            found[path] = _print(path) if is_yaml(name) else None
     return found | {file: _print(file) for file in files}
 
 

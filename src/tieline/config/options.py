@@ -91,7 +91,9 @@ OPTIONS: Final[Mapping[str, Flag]] = {
             Feature.RESOURCES,
             deprecated="use --resources-path",
         ),
-        Flag("hot-reload-reconcile-interval", _DURATION, 0.0, "Time between looks at the files", Feature.HOT_RELOAD),
+        Flag(
+            "hot-reload-reconcile-interval", _DURATION, 0.0, "Has no use: files are looked at often", Feature.HOT_RELOAD
+        ),
         # the process
         Flag("mode", _TEXT, "standalone", "Where the sidecar runs"),
         Flag("dapr-graceful-shutdown-seconds", _NUMBER, 5, "Longest wait for calls in flight; 0 for no limit"),

@@ -50,6 +50,7 @@ class Resources:
         secret_stores: By name, as they were read.
         notices: What could not be read or used, in the order of reading.
         seen: What the folders and files looked like, to notice a change by.
+        folders: Those that were read, each once.
         files: Files outside the folders that were read: secrets.
     """
 
@@ -58,7 +59,12 @@ class Resources:
     secret_stores: Mapping[str, SecretStore] = field(default_factory=dict, repr=False)
     notices: tuple[Notice, ...] = ()
     seen: Mapping[str, Print | None] = field(default_factory=dict, repr=False)
+    folders: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+
+    def look(self) -> dict[str, Print | None]:
+        """Return what would now be ``seen``."""
+        return fingerprint(self.folders, self.files)
 
 
 def load_resources(
@@ -83,8 +89,7 @@ def load_resources(
     if not folders:
         return Resources()
     # Before reading: what changes meanwhile will then look changed.
-    files = () if previous is None else previous.files
-    seen = fingerprint(folders, files)
+    seen = fingerprint(folders)
     loader = _Loader(app_id, environ, previous)
     for folder in folders:
         loader.read_folder(folder, watch=watch)
@@ -92,14 +97,14 @@ def load_resources(
     endpoints = loader.http_endpoints()
     components = loader.components()
     loader.check()
-    new_files = loader.files()
     return Resources(
         http_endpoints=endpoints,
         components=components,
         secret_stores=loader.stores,
         notices=tuple(loader.notices),
-        seen=seen if new_files == files else fingerprint(folders, new_files),
-        files=new_files,
+        seen=seen | fingerprint((), loader.files),
+        folders=tuple(folders),
+        files=tuple(loader.files),
     )
 
 
@@ -125,6 +130,7 @@ class _Loader:
         self._broken_files: set[str] = set()
         self._fatal: list[str] = []
         self._without_effect: list[str] = []
+        self.files: list[str] = []
         self.notices: list[Notice] = []
 
     def tell(self, level: str, text: str) -> None:
@@ -224,6 +230,9 @@ class _Loader:
             if not spec.type.startswith("secretstores."):
                 continue
             component = make_component(spec, self._references(f"Component {spec.name}", spec.secret_store, spec.file))
+            file = component.values().get("secretsfile")
+            if file:
+                self.files.append(os.path.abspath(file))  # noqa: PTH100 - a NUL in it is for the store to refuse
             try:
                 store = open_store(spec.type, component.values(), self._environ)
             except StoreUnusable as error:
@@ -322,9 +331,6 @@ class _Loader:
             # Doubles are found first, as all files are read before any component is made.
             before = "failed to load components: " if self._fatal[0].startswith("duplicate") else ""
             raise FatalOption(before + "; ".join(self._fatal))
-
-    def files(self) -> tuple[str, ...]:
-        return tuple(sorted({file for store in self.stores.values() for file in store.files}))
 
     def _references(self, owner: str, store: str, file: str) -> References:
         def tell(level: str, text: str, line: int) -> None:

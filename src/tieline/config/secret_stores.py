@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, Protocol, cast
 
 from tieline.config.folders import Unreadable, read_bounded
@@ -25,14 +24,7 @@ class StoreUnusable(Exception):
 
 
 class SecretStore(Protocol):
-    """Gives secrets by name and key.
-
-    Attributes:
-        files: What it was read from: when one changes, it is to be read again.
-    """
-
-    @property
-    def files(self) -> tuple[str, ...]: ...
+    """Gives secrets by name and key."""
 
     def secret(self, name: str, key: str) -> str:
         """Return a secret.
@@ -58,8 +50,6 @@ def refused_variable(name: str, environ: Mapping[str, str]) -> str:
 
 class EnvironmentSecrets:
     """``secretstores.local.env``: each variable is a secret whose only key is its own name."""
-
-    files = ()
 
     def __init__(self, metadata: Mapping[str, str], environ: Mapping[str, str]) -> None:
         self._prefix = metadata.get("prefix", "")
@@ -90,7 +80,7 @@ class FileSecrets:
         path = metadata.get("secretsfile", "")
         if not path:
             raise StoreUnusable("secretsFile is missing")
-        self.files = (str(Path(path).absolute()),)
+        self._path = path
         separator = metadata.get("nestedseparator", "") or DEFAULT_SEPARATOR
         data = _parse(path)
         if metadata.get("multivalued", "").lower() in _TRUE_WORDS:
@@ -106,9 +96,9 @@ class FileSecrets:
         """Return a value; see ``SecretStore``."""
         keys = self._secrets.get(name)
         if keys is None:
-            raise SecretMissing(f"there is no secret {name!r} in {self.files[0]}")
+            raise SecretMissing(f"there is no secret {name!r} in {self._path}")
         if key not in keys:
-            raise SecretMissing(f"the secret {name!r} in {self.files[0]} has no key {key!r}")
+            raise SecretMissing(f"the secret {name!r} in {self._path} has no key {key!r}")
         return keys[key]
 
 

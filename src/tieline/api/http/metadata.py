@@ -22,6 +22,7 @@ class Metadata:
     """The facts that the API shows, and the attributes that apps add.
 
     Attributes:
+        features: Names of the features that are on.
         http_endpoints: Names of the endpoints that can be called.
         waiting_for_app: The app port is being awaited; shows in the state of the actor runtime, as clients know it.
     """
@@ -40,7 +41,7 @@ class Metadata:
     ) -> None:
         self._app_id = app_id
         self._version = version
-        self._features = features
+        self.features = features
         self._extended: dict[str, str] = {}
         connection: dict[str, Any] = {}
         if app_port:
@@ -58,8 +59,8 @@ class Metadata:
     def answer(self) -> Reply:
         """Answer ``GET /v1.0/metadata``: members in Dapr's order, on one line."""
         document: dict[str, Any] = {"id": self._app_id, "runtimeVersion": self._version}
-        if self._features:
-            document["enabledFeatures"] = list(self._features)
+        if self.features:
+            document["enabledFeatures"] = list(self.features)
         document["extended"] = dict(sorted({**self._extended, "daprRuntimeVersion": self._version}.items()))
         if self.http_endpoints:
             document["httpEndpoints"] = [{"name": name} for name in self.http_endpoints]

@@ -1,0 +1,235 @@
+"""Files that change while a sidecar runs: they are in force without a restart, and a broken one harms nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support.app import echo
+from tests.support.http1 import Client
+from tests.support.mesh import Mesh, Sidecar, until
+
+WITHIN_S: Final = 8.0
+"""How long a change may take, on a busy machine; the rule allows 20 s."""
+
+
+def endpoint(name: str, url: str = "http://127.0.0.1:1") -> str:
+    return f"apiVersion: dapr.io/v1alpha1\nkind: HTTPEndpoint\nmetadata: {{name: {name}}}\nspec: {{baseUrl: '{url}'}}\n"
+
+
+async def metadata(sidecar: Sidecar) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((await sidecar.ask("GET", "/v1.0/metadata")).body)
+    return found
+
+
+async def shows(sidecar: Sidecar, *names: str) -> None:
+    """Return once the metadata name exactly these endpoints."""
+
+    async def does() -> bool:
+        found = (await metadata(sidecar)).get("httpEndpoints", [])
+        return sorted(item["name"] for item in found) == sorted(names)
+
+    await until(does, WITHIN_S)
+
+
+@pytest.fixture
+def resources(tmp_path: Path) -> Path:
+    folder = tmp_path / "resources"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.rule("C-68", "C-70", "H-108", "H-109")
+async def test_endpoint_files_come_change_and_go_without_a_restart(mesh: Mesh, resources: Path) -> None:
+    (resources / "first.yaml").write_text(endpoint("first"))
+    sidecar = await mesh.sidecar("a", None, "--resources-path", str(resources))
+    await shows(sidecar, "first")
+    client = await Client.open(sidecar.port)
+
+    (resources / "more.yaml").write_text(endpoint("x") + "---\n" + endpoint("y"))
+    await shows(sidecar, "first", "x", "y")
+    (resources / "more.yaml").write_text(endpoint("x", "http://127.0.0.1:2"))
+    await shows(sidecar, "first", "x")
+    (resources / "first.yaml").unlink()
+    await shows(sidecar, "x")
+
+    client.send("GET", "/v1.0/healthz")
+    assert (await client.answer()).status == 204
+    client.close()
+    lines = [line for line in sidecar.log().splitlines() if "HTTPEndpoint " in line]
+    assert ["".join(line.split('msg="')[1].split('"')[0]) for line in lines] == [
+        "HTTPEndpoint added: x",
+        "HTTPEndpoint added: y",
+        "HTTPEndpoint updated: x",
+        "HTTPEndpoint removed: y",
+        "HTTPEndpoint removed: first",
+    ]
+    assert sidecar.log().count("dapr initialized") == 1
+
+
+@pytest.mark.rule("C-68", "H-108")
+async def test_the_swap_of_a_mounted_folder_is_seen(mesh: Mesh, resources: Path) -> None:
+    """As Kubernetes updates a mounted ConfigMap: only a link beside the files changes."""
+    for version, url in (("..1", "http://127.0.0.1:1"), ("..2", "http://127.0.0.1:2")):
+        (resources / version).mkdir()
+        (resources / version / "e.yaml").write_text(endpoint("ext", url))
+    (resources / "..data").symlink_to("..1")
+    (resources / "e.yaml").symlink_to("..data/e.yaml")
+    sidecar = await mesh.sidecar("a", None, "--resources-path", str(resources))
+
+    (resources / "..new").symlink_to("..2")
+    (resources / "..new").rename(resources / "..data")
+
+    await sidecar.says("HTTPEndpoint updated: ext", WITHIN_S)
+
+
+@pytest.mark.rule("C-69", "H-108")
+async def test_a_broken_file_and_a_lost_folder_keep_what_was_there(mesh: Mesh, resources: Path) -> None:
+    (resources / "e.yaml").write_text(endpoint("ext"))
+    sidecar = await mesh.sidecar("a", None, "--resources-path", str(resources))
+
+    (resources / "e.yaml").write_text("spec: [")
+    await sidecar.says("error when parsing manifests yaml resource", WITHIN_S)
+    await shows(sidecar, "ext")
+    moved = resources.rename(resources.with_name("moved"))
+    await sidecar.says("resources stay as they were", WITHIN_S)
+    await shows(sidecar, "ext")
+    (moved / "e.yaml").write_text(endpoint("mended"))
+    moved.rename(resources)
+
+    await shows(sidecar, "mended")
+    assert sidecar.log().count("resources stay as they were") == 1
+
+
+NO_RELOAD: Final = "spec: {features: [{name: HotReload, enabled: false}]}\n"
+
+
+@pytest.mark.rule("C-67", "C-71", "H-142")
+async def test_without_hot_reload_only_a_signal_reads_anew(mesh: Mesh, resources: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(NO_RELOAD)
+    sidecar = await mesh.sidecar("a", None, "--resources-path", str(resources), "--config", str(config))
+    assert "Watching directories" not in sidecar.log()
+
+    (resources / "e.yaml").write_text(endpoint("ext"))
+    sidecar.signal(signal.SIGHUP)
+
+    await shows(sidecar, "ext")
+    assert "Watching directories" not in sidecar.log()
+
+
+@pytest.mark.rule("C-7", "C-71", "H-142", "O-44")
+async def test_a_hang_up_puts_a_changed_configuration_in_force(mesh: Mesh, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("spec: {features: [{name: One, enabled: true}]}\n")
+    sidecar = await mesh.sidecar("a", None, "--config", str(config))
+    client = await Client.open(sidecar.port)
+    resolution = "nameResolution: {component: sqlite, configuration: {connectionString: x.db}}"
+    config.write_text(
+        "spec:\n  features: [{name: Two, enabled: true}]\n"
+        f"  logging: {{apiLogging: {{enabled: true}}}}\n  {resolution}\n"
+    )
+
+    sidecar.signal(signal.SIGHUP)
+    await sidecar.says("Reloaded; nothing was restarted")
+
+    facts = await metadata(sidecar)
+    assert "Two" in facts["enabledFeatures"]
+    assert "One" not in facts["enabledFeatures"]
+    await sidecar.says("HTTP API Called")
+    log = sidecar.log()
+    assert "Configuration changed: spec.features, spec.logging.apiLogging" in log
+    assert "changed, but in force only after the next start: spec.nameResolution" in log
+    client.send("GET", "/v1.0/healthz")
+    assert (await client.answer()).status == 204
+    client.close()
+
+
+@pytest.mark.rule("C-71")
+@pytest.mark.parametrize("text", ["spec: [", None, "spec: {accessControl: {defaultAction: deny}}"])
+async def test_a_configuration_that_does_not_load_leaves_the_old_one(
+    text: str | None, mesh: Mesh, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("spec: {features: [{name: One, enabled: true}]}\n")
+    sidecar = await mesh.sidecar("a", None, "--config", str(config))
+    if text is None:
+        config.unlink()
+    else:
+        config.write_text(text)
+
+    sidecar.signal(signal.SIGHUP)
+
+    await sidecar.says("the configuration stays as it was: ")
+    assert "One" in (await metadata(sidecar))["enabledFeatures"]
+
+
+@pytest.mark.rule("C-71", "H-142")
+async def test_calls_in_progress_and_the_wait_for_the_app_go_on_through_hang_ups(mesh: Mesh, resources: Path) -> None:
+    gate = asyncio.Event()
+
+    async def handler(exchange: Any) -> None:
+        await gate.wait()
+        await echo(exchange)
+
+    app = await mesh.app(handler)
+    sidecar = await mesh.sidecar("a", app, "--resources-path", str(resources), wait="/v1.0/healthz/outbound")
+    call = asyncio.create_task(sidecar.call("a", "x", "POST", body=b"b"))
+    await until(lambda: len(app.seen) == 1)
+    (resources / "e.yaml").write_text(endpoint("ext"))
+
+    for _ in range(2):
+        sidecar.signal(signal.SIGHUP)
+    await shows(sidecar, "ext")
+    gate.set()
+
+    assert (await call).status == 200
+    assert sidecar.code is None
+
+
+LEADER: Final = """
+import os, signal, subprocess, sys
+os.setsid()
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.rule("H-142")
+@pytest.mark.parametrize("nohup", [False, True])
+async def test_the_end_of_its_terminal_stops_a_sidecar_unless_it_was_told_to_stay(
+    nohup: bool, mesh: Mesh, tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    log = tmp_path / "terminal.log"
+    prefix = ["nohup"] if nohup else []
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LEADER, *prefix, sys.executable, "-m", "tieline", "sidecar", "--app-id", "a",
+        "--dapr-http-port", "0", "--log-file", str(log), stdin=theirs, stdout=theirs, stderr=theirs, env=mesh.environ,
+        cwd=tmp_path,
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        await until(lambda: log.exists() and "dapr initialized" in log.read_text(), 15)
+
+        os.close(ours)
+
+        if nohup:
+            await until(lambda: "Received signal 'hangup'; reloading" in log.read_text(), 5)
+            assert process.returncode is None
+        else:
+            assert await asyncio.wait_for(process.wait(), 10) == 0
+            assert "Received signal 'hangup'; beginning shutdown" in log.read_text()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await asyncio.wait_for(process.wait(), 10)
