@@ -40,12 +40,13 @@ from tieline.inbound.serve import ToApp, inbound
 from tieline.inbound.server import InboundServer
 from tieline.middleware.attempts import Attempts
 from tieline.middleware.observe import Observe
-from tieline.model import CallRecord
+from tieline.model import CallRecord, Endpoint
 from tieline.names.builtin import RESOLVERS
 from tieline.names.cache import NameCache
 from tieline.names.host import host_address, own_internal_port
-from tieline.names.registry import local_registry
+from tieline.names.registry import local_registry, sidecar_entry
 from tieline.names.resolver import InstanceFacts, Resolver, create
+from tieline.names.sidecars import SidecarEntry, SidecarFacts, process_space, process_start
 from tieline.net.http1_server import Http1Server, ServerOptions
 from tieline.net.http2_pool import Http2Pool
 from tieline.net.http2_server import Http2Server
@@ -121,6 +122,8 @@ class Sidecar:
         self._watch = Watch(lambda: self._resources.look(), self._files_changed)
         self._http_api: HttpApi | None = None
         self._reload_asked = False
+        self._entry: SidecarEntry | None = None
+        self._noting: asyncio.Task[None] | None = None
         self._metadata = Metadata(
             app_id=settings.app_id,
             version=version,
@@ -173,26 +176,56 @@ class Sidecar:
         if record.cause is not None:
             self._failures.log_failure(record)
 
-    def _make_names(self, http_port: int) -> NameCache:
+    def _facts(self) -> SidecarFacts:
+        """What tools are told of this sidecar."""
+        settings = self._settings
+        spec = self._configuration.name_resolution
+        pid = os.getpid()
+        return SidecarFacts(
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+            pid=pid,
+            process_start=process_start(pid) or 0,
+            process_space=process_space(),
+            started=time.time(),
+            version=self._version,
+            http_host="" if settings.unix_domain_socket else _reached_at(settings.listen_addresses),
+            http_port=self._api.port,
+            http_socket=str(Path(self._api.where).absolute()) if settings.unix_domain_socket else "",
+            grpc_port=settings.grpc_port,
+            internal_address=str(Endpoint(_registered_address(settings.internal_listen_address), self._internal.port)),
+            app_port=settings.app_port or 0,
+            app_protocol=settings.app_protocol,
+            app_address=settings.app_channel_address,
+            resolver=spec.component if spec is not None else "",
+            needs_token=settings.api_token is not None,
+            metrics_enabled=settings.enable_metrics,
+            max_body_size=-1 if settings.max_body_size is None else settings.max_body_size,
+            read_buffer_size=settings.read_buffer_size,
+        )
+
+    def _make_names(self, sidecar: SidecarFacts) -> NameCache:
         settings = self._settings
         listen = settings.internal_listen_address
         facts = InstanceFacts(
             app_id=settings.app_id,
             namespace=settings.namespace,
             host_address=listen if listen in ("127.0.0.1", "localhost", "[::1]") else self._address,
-            http_port=http_port,
+            http_port=sidecar.http_port,
             grpc_port=settings.grpc_port,
             internal_port=self._internal.port,
             app_port=settings.app_port or 0,
-            pid=os.getpid(),
-            started=time.time(),
+            pid=sidecar.pid,
+            started=sidecar.started,
         )
         spec = self._configuration.name_resolution
         resolver: Resolver
         if spec is not None and spec.component:
             resolver = create(spec, facts, spawn, RESOLVERS)
         else:
-            resolver = local_registry(facts, environ=self._environ, spawn=spawn, address=_registered_address(listen))
+            resolver = local_registry(
+                facts, environ=self._environ, spawn=spawn, address=_registered_address(listen), sidecar=sidecar
+            )
         return NameCache([resolver], spawn=spawn)
 
     def _make_api(self, names: NameCache) -> HttpApi:
@@ -261,6 +294,8 @@ class Sidecar:
         finally:
             for listener in (self._api, self._public, self._internal):
                 listener.abort()
+            if self._entry is not None:
+                self._entry.remove()
 
     async def _start_unless_stopped(self) -> None:
         """Start; a signal breaks it off, since it may wait long for a busy port or a locked file."""
@@ -297,7 +332,8 @@ class Sidecar:
         self._use_resources(self._load_resources())
         self._reserve_internal_port()
         await self._bind_api()
-        names = self._names = self._make_names(self._api.port)
+        sidecar = self._facts()
+        names = self._names = self._make_names(sidecar)
         await names.start()
         api = self._http_api = self._make_api(names)
         observe = Observe(self._observe)
@@ -326,6 +362,8 @@ class Sidecar:
         self._watch_or_not()
         if self._reload_asked:
             self._reload()
+        self._entry = sidecar_entry(sidecar, self._environ)
+        self._noting = spawn(asyncio.to_thread(self._entry.write), name="word for tools")
         self._starting = spawn(self._welcome_app(names), name="app start")
         asyncio.get_running_loop().call_later(OUTBOUND_GRACE_S, self._open_outbound)
 
@@ -641,6 +679,14 @@ def _registered_address(listen: str | None) -> str:
         return "127.0.0.1"
     assert listen is not None
     return listen.strip("[]")
+
+
+def _reached_at(listen_addresses: Sequence[str]) -> str:
+    """Return the address at which a program of this host finds the HTTP API."""
+    first = listen_addresses[0].strip("[]") if listen_addresses else ""
+    if first in ("", "0.0.0.0", "localhost"):
+        return "127.0.0.1"
+    return "::1" if first == "::" else first
 
 
 def _reason(error: Exception) -> str:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import click
 
 from tieline import __version__
+from tieline.cli.console import NotWritten, ReaderGone
 from tieline.cli.main import INTERRUPTED
 
 USAGE_ERROR: Final = 2
+BROKEN_PIPE: Final = 141
+"""Exit code when the reader of standard output is gone: 128 and the number of SIGPIPE, as shells have it."""
+COMPLETE_VARIABLE: Final = "_TIELINE_COMPLETE"
+"""By which a shell asks for completions."""
 
 
 class _Command(NamedTuple):
@@ -22,8 +29,12 @@ class _Command(NamedTuple):
 
 _COMMANDS: Final[dict[str, _Command]] = {
     "run": _Command("tieline.cli.run", "Start an app with a sidecar beside it."),
+    "list": _Command("tieline.cli.listing", "List the sidecars of this machine, and how they are."),
+    "invoke": _Command("tieline.cli.invoke", "Call a method of an app through a sidecar."),
+    "stop": _Command("tieline.cli.stop", "Stop sidecars gracefully, and the apps beside them."),
     "demo": _Command("tieline.cli.demo", "Show a call between two apps, and a call that fails, in a few seconds."),
     "sidecar": _Command("", "Start a sidecar alone; takes the flags of daprd."),
+    "completion": _Command("tieline.cli.completion", "Print a script that lets your shell complete commands."),
 }
 
 
@@ -33,6 +44,8 @@ class _Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = _COMMANDS.get(cmd_name)
+        if found is not None and not found.module and ctx.resilient_parsing:
+            return _sidecar_flags()  # a shell asks for completions
         if found is None or not found.module:
             return None
         command = importlib.import_module(found.module).command
@@ -48,6 +61,8 @@ class _Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        if ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
         if name not in _COMMANDS and not name.startswith("-"):
             near = difflib.get_close_matches(name, _COMMANDS, n=1)
             guess = f'; did you mean "{near[0]}"?' if near else "."
@@ -77,7 +92,19 @@ def group() -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the group and return the exit code. Wrong arguments give one line on stderr, and 2."""
     try:
-        code = group.main(list(argv) or ["--help"], prog_name="tieline", standalone_mode=False)
+        code = group.main(
+            list(argv) or ["--help"], prog_name="tieline", standalone_mode=False, complete_var=COMPLETE_VARIABLE
+        )
+        sys.stdout.flush()
+    except (BrokenPipeError, ReaderGone):
+        return _reader_gone()
+    except SystemExit as end:
+        if isinstance(sys.stdout, click.utils.PacifyFlushWrapper):  # click met the closed pipe first
+            return _reader_gone()
+        return end.code if isinstance(end.code, int) else 0
+    except (OSError, NotWritten) as error:
+        click.echo(f"tieline: {error}", err=True)
+        return 1
     except click.UsageError as error:
         # Some of click's errors do not say in which command they happened.
         guess = f"tieline {argv[0]}" if argv[0] in _COMMANDS else "tieline"
@@ -90,6 +117,21 @@ def main(argv: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _reader_gone() -> int:
+    """End in silence after ``tieline list | head -1``: the reader has what it wanted."""
+    # Python flushes standard output once more at its end, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE
+
+
+def _sidecar_flags() -> click.Command:
+    """Return a stand-in for ``sidecar``, which has no click command, to complete its flags from."""
+    from tieline.config.options import OPTIONS
+
+    flags = [click.Option([f"--{name}"], help=flag.about) for name, flag in OPTIONS.items() if not flag.hidden]
+    return click.Command("sidecar", params=list(flags))
 
 
 def _sentence(error: click.UsageError) -> str:

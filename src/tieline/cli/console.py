@@ -84,6 +84,31 @@ def write_line(stream: IO[bytes], line: bytes) -> None:
         return
 
 
+class ReaderGone(Exception):
+    """Nobody reads our standard output any more, as after ``| head -1``: time to end, in silence."""
+
+
+class NotWritten(Exception):
+    """Standard output takes nothing; the text says why."""
+
+
+def write_all(stream: IO[bytes], data: bytes) -> None:
+    """Write data at once.
+
+    Raises:
+        ReaderGone: The reader is.
+        NotWritten: It cannot be written, as to a full disk.
+    """
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[stream.write(view) or 0 :]  # an unbuffered stream may take a part only
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+    except OSError as error:
+        raise NotWritten(f"the answer cannot be written: {(error.strerror or str(error)).lower()}") from error
+
+
 def relay(source: IO[bytes], stream: IO[bytes], name: str) -> threading.Thread:
     """Copy an app's output to one of our streams, each line behind ``== APP == ``, until it ends.
 

@@ -33,6 +33,8 @@ PORT_TRIES: Final = 3
 """How often the sidecar is started if another program snatches one of its ports."""
 POLL_S: Final = 0.03
 """Pause between two looks at something that cannot tell us: is the API up, does the app listen."""
+METADATA_TIMEOUT_S: Final = 5.0
+"""How long the sidecar may take to note one attribute."""
 STATUS_OF_FAILURE: Final = 1
 STATUS_OF_INTERRUPTION: Final = 130
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -162,6 +164,8 @@ class _Run:
         event = self._bring_up_sidecar()
         if event is None and self._plan.command:
             self._start_app()
+        if event is None:
+            self._tell_processes()
         if event is None:
             subject = "Both Dapr and your app logs" if self._app else "Dapr logs"
             self._console.success(f"You're up and running! {subject} will appear here.\n")
@@ -347,6 +351,15 @@ class _Run:
         ]
         app.on_end(lambda: self._events.put(_Event.APP_ENDED))
 
+    def _tell_processes(self) -> None:
+        """Let the sidecar say who started it and what its app is, for ``list`` and ``stop`` (K-14)."""
+        told = {"cliPID": str(os.getpid())}
+        if self._app is not None:
+            told |= {"appPID": str(self._app.pid), "appCommand": " ".join(self._plan.command)}
+        address = self._api_address()
+        # Beside all else: nobody needs it to be there at once.
+        threading.Thread(target=_put_metadata, args=(address, told), name="metadata", daemon=True).start()
+
     def _app_environment(self, ours: Mapping[str, str]) -> dict[str, str]:
         """Return our environment with the app's variables set, whatever they were (K-13)."""
         plan = self._plan
@@ -446,3 +459,22 @@ class _Run:
     def _how(self, child: Child | None) -> str:
         returncode = child.returncode if child is not None else None
         return "still running" if returncode is None else describe(returncode)
+
+
+def _put_metadata(address: Address, told: Mapping[str, str]) -> None:
+    """Set attributes of the sidecar; one that does not take them works all the same."""
+    from tieline.cli.api import NotReached, ask
+
+    token = os.environ.get("DAPR_API_TOKEN", "")
+    for key, value in told.items():
+        try:
+            ask(
+                address,
+                "PUT",
+                f"/v1.0/metadata/{key}",
+                timeout_s=METADATA_TIMEOUT_S,
+                token=token,
+                body=os.fsencode(value),
+            )
+        except NotReached:
+            return

@@ -16,9 +16,10 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import tieline
@@ -27,6 +28,7 @@ from tieline.model import Endpoint
 from tieline.names.file_resolver import FileResolver
 from tieline.names.hosts_file import FileTrouble, HostRow, HostsFile, HostsSettings, Place, explain, remove_leftovers
 from tieline.names.resolver import InstanceFacts, Spawn
+from tieline.names.sidecars import SidecarEntry, SidecarFacts, facts_in, write_facts
 
 REGISTRY_FILE: Final = "registry.db"
 SETTINGS: Final = HostsSettings(pragmas=("synchronous(NORMAL)",))
@@ -39,7 +41,7 @@ _log: Final = logging.getLogger("tieline.names")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """A sidecar that is in the registry now.
+    """A sidecar that is announced in the registry.
 
     Attributes:
         address: Internal address, ``host:port``.
@@ -60,6 +62,19 @@ class Instance:
     started: float
     version: str
     last_update: int
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether it is found by those who call it, at a Unix time in seconds."""
+        return self.last_update > int(now) - SETTINGS.update_interval_s
+
+
+class Content(NamedTuple):
+    """All that is in a registry file."""
+
+    instances: list[Instance]
+    """Who is announced, those included whose heartbeat has stopped."""
+    sidecars: list[SidecarFacts]
+    """Who left word of itself, those included that have ended without taking it back."""
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
@@ -85,6 +100,20 @@ def state_folder(environ: Mapping[str, str]) -> Path:
         return _secured_folder(temporary)
 
 
+def find_registry(environ: Mapping[str, str]) -> Path:
+    """Return where the registry of this user is, or would be. Touches nothing, unlike ``state_folder``."""
+    given = environ.get("XDG_STATE_HOME", "")
+    if given.startswith("/"):
+        return Path(given) / "tieline" / REGISTRY_FILE
+    temporary = Path(environ.get("TMPDIR") or "/tmp") / f"tieline-{os.getuid()}" / REGISTRY_FILE  # noqa: S108 - as above
+    home = environ.get("HOME", "")
+    if not home.startswith("/"):
+        return temporary
+    usual = Path(home) / ".local" / "state" / "tieline" / REGISTRY_FILE
+    usable = os.access(usual.parent, os.W_OK | os.X_OK) or not temporary.exists()
+    return usual if usable else temporary
+
+
 def local_registry(
     facts: InstanceFacts,
     *,
@@ -92,6 +121,7 @@ def local_registry(
     spawn: Spawn,
     address: str = "127.0.0.1",
     own_addresses: Collection[str] = (),
+    sidecar: SidecarFacts | None = None,
 ) -> FileResolver:
     """Make the resolver on this user's registry.
 
@@ -104,13 +134,14 @@ def local_registry(
         spawn: Starts the heartbeat.
         address: What to register: an IP literal of this host on which the internal port listens.
         own_addresses: IP literals of this host that may be dialled beside loopback ones.
+        sidecar: Written beside the announcement, so that it is there again after a loss of the file.
     """
     row = HostRow(facts.app_id, facts.namespace, str(Endpoint(address, facts.internal_port)))
     file = HostsFile(
         lambda: _place(environ),
         SETTINGS,
         row,
-        companion=_Instances(facts),
+        companion=_Instances(facts, sidecar),
         namespaced=True,
         salvage=_put_aside,
     )
@@ -125,8 +156,23 @@ def local_registry(
     )
 
 
+def sidecar_entry(facts: SidecarFacts, environ: Mapping[str, str]) -> SidecarEntry:
+    """Make the row that tells tools of this sidecar, whatever it looks names up in."""
+    return SidecarEntry(lambda: _place(environ).path, facts)
+
+
 def read_instances(path: Path, *, clock: Callable[[], float] = time.time) -> list[Instance]:
     """Return who is in a registry file now, ``daprd`` processes included, by app ID; ``[]`` without a file. Blocks.
+
+    Raises:
+        StartError: The file cannot be trusted or read.
+    """
+    now = clock()
+    return [instance for instance in read_registry(path).instances if instance.is_fresh(now)]
+
+
+def read_registry(path: Path) -> Content:
+    """Return all that is in a registry file; nothing without a file. Blocks, for some seconds at most.
 
     Raises:
         StartError: The file cannot be trusted or read.
@@ -135,22 +181,37 @@ def read_instances(path: Path, *, clock: Callable[[], float] = time.time) -> lis
         _check_owner(path.parent, os.lstat(path.parent), stat.S_ISDIR)
         _check_owner(path, os.lstat(path), stat.S_ISREG)
     except FileNotFoundError:
-        return []
+        return Content([], [])
+    except OSError as error:
+        raise StartError(f"cannot read the local registry {path}: {explain(error)}") from error
     try:
-        rows = _instance_rows(path, int(clock()) - SETTINGS.update_interval_s)
+        rows, sidecars = _content(path)
     except sqlite3.Error as error:
         raise StartError(f"cannot read the local registry {path}: {explain(error)}") from error
     # Foreign programs may write anything into a cell; SQLite keeps any type in any column.
-    return [_instance(row) for row in rows]
+    return Content([_instance(row) for row in rows], sidecars)
 
 
-def _instance_rows(path: Path, newest_stale: int) -> list[tuple[object, ...]]:
-    db = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=SETTINGS.timeout_s, isolation_level=None)
+def _content(path: Path) -> tuple[list[tuple[object, ...]], list[SidecarFacts]]:
+    uri = f"file:{quote(str(path))}"
     try:
-        has_own = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'tieline_instances'").fetchone()
-        return db.execute(_LIST if has_own else _LIST_HOSTS, (newest_stale, MAX_INSTANCES)).fetchall()
-    finally:
-        db.close()
+        return _content_at(f"{uri}?mode=rw")
+    except sqlite3.OperationalError as error:
+        # Reading takes a file beside it, which cannot be made in a folder that is read-only.
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
+        return _content_at(f"{uri}?immutable=1")
+
+
+def _content_at(uri: str) -> tuple[list[tuple[object, ...]], list[SidecarFacts]]:
+    with closing(sqlite3.connect(uri, uri=True, timeout=SETTINGS.timeout_s, isolation_level=None)) as db:
+        # Names may hold bytes that are no UTF-8: nothing of the kind may hide the rest.
+        db.text_factory = lambda text: text.decode("utf-8", "replace")
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        rows: list[tuple[object, ...]] = []
+        if "hosts" in tables:
+            rows = db.execute(_LIST if "tieline_instances" in tables else _LIST_HOSTS, (MAX_INSTANCES,)).fetchall()
+        return rows, facts_in(db)
 
 
 def _instance(row: tuple[object, ...]) -> Instance:
@@ -182,19 +243,20 @@ _CREATE: Final = (
 _LIST: Final = (
     "SELECT registration_id, h.app_id, h.namespace, h.address, coalesce(i.version, ''), h.last_update, i.http_port,"
     " i.grpc_port, i.internal_port, i.app_port, i.pid, i.started FROM hosts h LEFT JOIN tieline_instances i"
-    " USING (registration_id) WHERE h.last_update > ? ORDER BY h.app_id, h.address LIMIT ?"
+    " USING (registration_id) ORDER BY h.app_id, h.address LIMIT ?"
 )
 _LIST_HOSTS: Final = (
     "SELECT registration_id, app_id, namespace, address, '', last_update, 0, 0, 0, 0, 0, 0.0 FROM hosts"
-    " WHERE last_update > ? ORDER BY app_id, address LIMIT ?"
+    " ORDER BY app_id, address LIMIT ?"
 )
 
 
 class _Instances:
     """The table ``tieline_instances``: what Dapr's table has no columns for."""
 
-    def __init__(self, facts: InstanceFacts) -> None:
+    def __init__(self, facts: InstanceFacts, sidecar: SidecarFacts | None) -> None:
         self._facts = facts
+        self._sidecar = sidecar
 
     def create(self, db: sqlite3.Connection) -> None:
         db.execute(_CREATE)
@@ -217,6 +279,8 @@ class _Instances:
                 now,
             ),
         )
+        if self._sidecar is not None:
+            write_facts(db, self._sidecar)
 
     def renew(self, db: sqlite3.Connection, registration_id: str, now: int) -> None:
         sql = "UPDATE tieline_instances SET last_update = ? WHERE registration_id = ?"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tieline
 from tieline.cli.main import main
+from tieline.names.registry import sidecar_entry
+from tieline.names.sidecars import SidecarFacts, process_space, process_start
 
 SOURCE = str(Path(tieline.__file__).parents[1])
 
@@ -24,16 +29,19 @@ def test_help_reads_well_on_80_columns(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == shown
     assert max(map(len, shown.splitlines())) <= 80
-    for command in ("run", "demo", "sidecar"):
+    for command in ("run", "list", "invoke", "stop", "demo", "sidecar", "completion"):
         assert f"\n  {command} " in shown
 
 
-@pytest.mark.parametrize("command", ["run", "demo"])
+@pytest.mark.parametrize("command", ["run", "list", "invoke", "stop", "demo", "completion"])
 def test_help_of_each_command_fits_80_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Long flags wrap."""
     assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
 
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    assert max(map(len, shown.splitlines())) <= 80
+    assert main([command, "-h"]) == 0
+    assert capsys.readouterr().out == shown
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,3 +111,76 @@ def test_python_m_tieline_is_the_command() -> None:
 
     assert result.returncode == 2
     assert result.stderr.startswith('tieline: unknown command "nope"')
+
+
+# --- completion ---
+
+
+def completed(words: str, state: Path) -> list[str]:
+    """Return what a shell is offered for the last word."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": SOURCE,
+        "XDG_STATE_HOME": str(state),
+        "_TIELINE_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "tieline"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.stderr == ""
+    return [line.partition(",")[2] for line in result.stdout.splitlines() if line]
+
+
+def test_a_shell_completes_commands_flags_and_app_ids_that_run(tmp_path: Path) -> None:
+    """Also after words that make no sense."""
+    facts = SidecarFacts(app_id="orders", pid=os.getpid(), process_start=process_start(os.getpid()) or 0)
+    facts = replace(facts, process_space=process_space(), started=time.time())
+    sidecar_entry(facts, {"XDG_STATE_HOME": str(tmp_path)}).write()
+
+    assert completed("tieline st", tmp_path) == ["stop"]
+    assert "--app-port" in completed("tieline sidecar --app", tmp_path)
+    assert completed("tieline invoke o", tmp_path) == ["orders"]
+    assert completed("tieline invoke orders m --from ", tmp_path) == ["orders"]
+    assert completed("tieline stop x", tmp_path) == []
+    assert completed("tieline list --output ", tmp_path) == ["table", "json", "yaml"]
+    assert completed("tieline nonsense -x ", tmp_path) is not None
+
+
+def test_a_damaged_registry_does_not_disturb_the_shell(tmp_path: Path) -> None:
+    """Then there is nothing to offer."""
+    (tmp_path / "tieline").mkdir()
+    (tmp_path / "tieline" / "registry.db").write_bytes(b"x" * 5000)
+
+    assert completed("tieline stop ", tmp_path) == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_is_one_that_the_shell_takes(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As far as the shell is there to ask."""
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+
+    assert "_TIELINE_COMPLETE" in script
+    if shutil.which(shell):
+        checked = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, check=False)
+        assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_reader_that_is_gone_is_no_news() -> None:
+    """``tieline --help | true``."""
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    result = subprocess.run(
+        [sys.executable, "-m", "tieline", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=environment,
+        check=False,
+    )
+    os.close(writing)
+
+    assert (result.returncode, result.stderr) == (141, b"")

@@ -1,0 +1,489 @@
+"""The commands for people against real sidecars: list, invoke and stop, with processes that live, hang and die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.support import command
+from tests.support.app import Exchange, echo
+from tests.support.command import Result
+from tests.support.mesh import Mesh, Pair, Process, Sidecar, free_port, until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc")
+
+
+async def tieline(mesh: Mesh, *argv: str, stdin: bytes | None = None) -> Result:
+    """Run a command with the mesh's registry."""
+    return await command.run(mesh.environ, *argv, stdin=stdin)
+
+
+async def listed(mesh: Mesh) -> dict[str, dict[str, Any]]:
+    """Return what ``list -o json`` says, by app ID."""
+    result = await tieline(mesh, "list", "-o", "json")
+    assert result.code == 0, result.err
+    return {row["appId"]: row for row in result.json()}
+
+
+@pytest_asyncio.fixture
+async def pair(mesh: Mesh) -> Pair:
+    """A caller without an app, and a callee."""
+    app = await mesh.app(echo)
+    callee = await mesh.sidecar("callee", app)
+    return Pair(await mesh.sidecar("caller"), callee, app)
+
+
+def registry(mesh: Mesh) -> Path:
+    return mesh.state / "tieline" / "registry.db"
+
+
+async def running(mesh: Mesh, app_id: str, *argv: str) -> Process:
+    """Start ``tieline run`` and return once it is up."""
+    process = mesh.process(app_id, [sys.executable, "-m", "tieline", "run", "--app-id", app_id, *argv])
+    await process.says("You're up and running!", 20)
+    return process
+
+
+# --- list ---
+
+
+@pytest.mark.rule("K-30")
+async def test_list_shows_who_runs_and_what_is_known_of_them(mesh: Mesh) -> None:
+    app = await mesh.app(echo)
+    orders = await mesh.sidecar("orders", app, environ={"NAMESPACE": "staging"})
+    shop = await mesh.sidecar("shop")
+
+    rows = await listed(mesh)
+    table = await tieline(mesh, "list")
+    yaml = await tieline(mesh, "list", "-o", "yaml")
+
+    assert list(rows) == ["orders", "shop"]
+    row = rows["orders"]
+    assert (row["httpPort"], row["appPort"], row["daprdPid"]) == (orders.port, app.port, orders.pid)
+    assert (row["namespace"], row["status"], row["announced"], row["kind"]) == ("staging", "healthy", True, "tieline")
+    assert row["internalAddress"] == f"127.0.0.1:{orders.internal}"
+    assert (row["maxRequestBodySize"], row["httpReadBufferSize"]) == (4 << 20, 4096)
+    assert re.fullmatch(r"\d+s", row["age"])
+    assert rows["shop"]["appPort"] == 0
+    lines = table.out.splitlines()
+    assert lines[0].split("  ")[0] == "APP ID"
+    assert re.split(r"  +", lines[1])[:2] == ["orders", str(orders.port)]
+    assert re.split(r"  +", lines[2])[:2] == ["shop", str(shop.port)]
+    assert yaml.out.startswith(f"- appId: orders\n  httpPort: {orders.port}\n")
+
+
+@pytest.mark.rule("K-30")
+async def test_with_nobody_there_list_says_what_to_do(mesh: Mesh) -> None:
+    table, as_json = await tieline(mesh, "list"), await tieline(mesh, "list", "-o", "json")
+    yaml, other = await tieline(mesh, "list", "-o", "yaml"), await tieline(mesh, "list", "-o", "xml")
+
+    assert (table.code, table.out) == (0, "No Dapr instances found.\n")
+    assert "tieline run --app-id" in table.err
+    assert (as_json.code, as_json.out, as_json.err) == (0, "[]\n", "")
+    assert (yaml.code, yaml.out) == (0, "[]\n")
+    assert (other.code, other.out) == (2, "")
+
+
+async def test_list_shows_a_sidecar_that_waits_for_its_app_and_one_that_drains(mesh: Mesh) -> None:
+    """Neither can be called, so neither is announced; but both run."""
+    hold, entered = asyncio.Event(), asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        entered.set()
+        await hold.wait()
+        exchange.answer(200)
+
+    draining = await mesh.sidecar("draining", await mesh.app(slow))
+    await mesh.sidecar("waiting", free_port(), wait="/v1.0/healthz/outbound")
+    call = asyncio.create_task(draining.call("draining", "m"))
+    await entered.wait()
+    draining.signal(signal.SIGTERM)
+    await draining.says("beginning shutdown")
+
+    async def seen() -> bool:
+        rows = await listed(mesh)
+        shown = {name: (row["status"], row["announced"]) for name, row in rows.items()}
+        leaving = shown.get("draining") in (("not ready", False), ("no answer", False))
+        return leaving and shown.get("waiting") == ("not ready", False)
+
+    await until(seen, 10)
+    hold.set()
+    await call
+    await draining.wait()
+    assert list(await listed(mesh)) == ["waiting"]
+
+
+async def test_list_tells_dead_and_hanging_ones_from_living_ones_at_once(mesh: Mesh) -> None:
+    killed = await mesh.sidecar("killed")
+    hanging = await mesh.sidecar("hanging")
+    await mesh.sidecar("living")
+
+    killed.kill()
+    hanging.signal(signal.SIGSTOP)
+    try:
+        rows = await listed(mesh)
+        table = await tieline(mesh, "list")
+    finally:
+        hanging.signal(signal.SIGCONT)
+
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "killed": "dead",
+        "hanging": "no answer",
+        "living": "healthy",
+    }
+    assert rows["killed"]["detail"] == f"process {killed.pid} has ended"
+    assert "did not answer within 1 s" in table.out
+
+
+@pytest.mark.rule("K-14", "K-30")
+async def test_list_knows_what_run_started(mesh: Mesh) -> None:
+    run = await running(mesh, "orders", "--", "sleep", "1000.000000000000001")
+
+    async def told() -> bool:
+        return bool((await listed(mesh))["orders"]["command"])
+
+    await until(told, 10)
+    row = (await listed(mesh))["orders"]
+    table = await tieline(mesh, "list")
+
+    assert (row["command"], row["cliPid"]) == ("sleep 1000.000000000000001", run.pid)
+    assert Path(f"/proc/{row['appPid']}/cmdline").read_bytes().startswith(b"sleep\0")
+    assert "sleep 1000.000000..." in table.out
+    run.signal(signal.SIGTERM)
+    await run.wait()
+
+
+async def test_a_sidecar_with_a_resolver_of_the_users_own_is_listed_too(mesh: Mesh, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec:\n  nameResolution:\n"
+        f"    component: sqlite\n    configuration: {{connectionString: {tmp_path}/names.db}}\n"
+    )
+    await mesh.sidecar("orders", None, "--config", str(config))
+
+    row = (await listed(mesh))["orders"]
+
+    assert (row["status"], row["resolver"], row["announced"]) == ("healthy", "sqlite", False)
+
+
+async def test_list_finds_an_api_on_a_unix_domain_socket(mesh: Mesh, tmp_path: Path) -> None:
+    await mesh.sidecar("orders", None, "--unix-domain-socket", str(tmp_path), wait=None)
+
+    async def healthy() -> bool:
+        return (await listed(mesh)).get("orders", {}).get("status") == "healthy"
+
+    await until(healthy, 15)
+    row = (await listed(mesh))["orders"]
+    assert row["httpSocket"] == str(tmp_path / "dapr-orders-http.socket")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+async def test_a_table_fits_its_terminal(mesh: Mesh, columns: int) -> None:
+    await mesh.sidecar("orders", await mesh.app(echo))
+
+    shown = await command.on_terminal(mesh.environ, columns, ["list"])
+
+    assert max(map(len, shown.splitlines())) <= columns
+    assert "APP ID  HTTP PORT" in shown
+    assert "healthy" in shown
+    assert ("CREATED" in shown) == (columns == 200)
+
+
+async def test_list_into_head_is_silent(mesh: Mesh) -> None:
+    await mesh.sidecar("orders")
+    script = f"{sys.executable} -m tieline list | head -c 3; echo ${{PIPESTATUS[0]}}"
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=mesh.environ
+    )
+    out, err = await process.communicate()
+
+    assert err == b""
+    assert out.startswith(b"APP")
+
+
+# --- the registry on bad days ---
+
+
+async def test_a_registry_that_is_deleted_while_sidecars_run_comes_back(mesh: Mesh) -> None:
+    sidecar = await mesh.sidecar("orders")
+    for file in registry(mesh).parent.iterdir():
+        file.unlink()
+
+    await until(lambda: registry(mesh).exists(), 15)
+
+    async def back() -> bool:
+        return (await listed(mesh)).get("orders", {}).get("status") == "healthy"
+
+    await until(back, 10)
+    assert (await listed(mesh))["orders"]["maxRequestBodySize"] == 4 << 20
+    assert (await tieline(mesh, "stop", "orders")).code == 0
+    assert await sidecar.wait() == 0
+
+
+async def test_a_registry_that_is_damaged_is_a_line_and_1(mesh: Mesh) -> None:
+    registry(mesh).parent.mkdir(mode=0o700)
+    registry(mesh).write_bytes(b"\xff" * 5000)
+
+    for argv in (["list"], ["list", "-o", "json"], ["stop", "--all"], ["stop", "orders"]):
+        result = await tieline(mesh, *argv)
+        assert (result.code, result.out) == (1, ""), argv
+        assert "file is not a database (26)" in result.err
+        assert '"tieline doctor" looks closer' in result.err
+        assert result.err.count("\n") == 1
+    call = await tieline(mesh, "invoke", "orders", "m")
+    assert call.code == 3
+    assert "file is not a database (26)" in call.err
+
+
+async def test_a_registry_that_is_locked_is_read_or_told_in_a_bounded_time(mesh: Mesh) -> None:
+    await mesh.sidecar("orders")
+    holder = sqlite3.connect(registry(mesh), isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        rows = await listed(mesh)
+    finally:
+        holder.execute("ROLLBACK")
+        holder.close()
+
+    assert rows["orders"]["status"] == "healthy"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="nothing is read-only for root")
+async def test_a_registry_in_a_folder_that_is_read_only_can_be_read(mesh: Mesh) -> None:
+    sidecar = await mesh.sidecar("orders")
+    sidecar.kill()
+    registry(mesh).parent.chmod(0o500)
+    try:
+        rows = await listed(mesh)
+    finally:
+        registry(mesh).parent.chmod(0o700)
+
+    assert rows["orders"]["status"] == "dead"
+
+
+# --- invoke ---
+
+
+@pytest.mark.rule("K-32")
+async def test_invoke_goes_through_the_sidecar_of_another_app_and_says_so(pair: Pair, mesh: Mesh) -> None:
+    given = await tieline(mesh, "invoke", "callee", "a/b?c=1", "-d", "hello", "-H", "X-A: 1")
+    flags = await tieline(mesh, "invoke", "--app-id", "callee", "--method", "m", "--from", "callee", "-q")
+
+    assert (given.code, given.out) == (0, "hello")
+    assert f"Calling callee through the sidecar of caller, 127.0.0.1:{pair.caller.port}" in given.err
+    request = pair.app.seen[0]
+    assert (request.verb, request.target) == ("POST", "/a/b?c=1")
+    assert (request.header("x-a"), request.header("dapr-caller-app-id")) == ("1", "caller")
+    assert request.header("content-type") == "application/json"
+    assert (flags.code, flags.err) == (0, "")
+    assert pair.app.seen[1].header("dapr-caller-app-id") == "callee"
+
+
+async def test_invoke_uses_the_apps_own_sidecar_when_there_is_no_other(mesh: Mesh) -> None:
+    await mesh.sidecar("alone", await mesh.app(echo))
+
+    result = await tieline(mesh, "invoke", "alone", "m", "-d", "x")
+
+    assert (result.code, result.out) == (0, "x")
+    assert "through the sidecar of alone" in result.err
+
+
+async def test_invoke_passes_over_sidecars_that_are_dead_or_hang(mesh: Mesh) -> None:
+    await mesh.sidecar("orders", await mesh.app(echo))
+    dead, hanging = await mesh.sidecar("a-dead"), await mesh.sidecar("b-hanging")
+    await mesh.sidecar("c-living")
+    dead.kill()
+    hanging.signal(signal.SIGSTOP)
+    try:
+        result = await tieline(mesh, "invoke", "orders", "m", "-d", "x")
+    finally:
+        hanging.signal(signal.SIGCONT)
+
+    assert (result.code, result.out) == (0, "x")
+    assert "through the sidecar of c-living" in result.err
+
+
+async def test_invoke_explains_a_failure_and_what_is_known_of_the_app(mesh: Mesh) -> None:
+    await mesh.sidecar("caller")
+    port = free_port()
+    await mesh.sidecar("waiting", port, wait="/v1.0/healthz/outbound")
+
+    unknown = await tieline(mesh, "invoke", "nobody", "m")
+    waiting = await tieline(mesh, "invoke", "waiting", "m")
+    absent = await tieline(mesh, "invoke", "nobody", "m", "--from", "zzz")
+
+    assert unknown.code == 1
+    assert "error invoking app nobody: 500 Internal Server Error" in unknown.err
+    assert "message:     failed to invoke, id: nobody, err: couldn't find service: nobody" in unknown.err
+    assert "why:         name-unknown" in unknown.err
+    assert "what to do:" in unknown.err
+    assert "couldn't find service: nobody" in unknown.out
+    assert f"does its app listen on port {port}?" in waiting.err
+    assert absent.code == 3
+    assert "no sidecar of zzz runs here; running: caller, waiting" in absent.err
+
+
+async def test_invoke_over_a_unix_domain_socket(mesh: Mesh, tmp_path: Path) -> None:
+    await mesh.sidecar("orders", await mesh.app(echo))
+    await mesh.sidecar("shop", None, "--unix-domain-socket", str(tmp_path), wait=None)
+    await until((tmp_path / "dapr-shop-http.socket").exists, 15)
+
+    folder = await tieline(mesh, "invoke", "orders", "m", "-d", "1", "-u", str(tmp_path))
+    file = await tieline(mesh, "invoke", "orders", "m", "-d", "2", "-u", str(tmp_path / "dapr-shop-http.socket"))
+    found = await tieline(mesh, "invoke", "orders", "m", "-d", "3", "--from", "shop")
+
+    assert [(result.code, result.out) for result in (folder, file, found)] == [(0, "1"), (0, "2"), (0, "3")]
+
+
+async def test_a_sidecar_that_is_killed_in_the_middle_of_an_answer_is_told(pair: Pair, mesh: Mesh) -> None:
+    begun = asyncio.Event()
+
+    async def stream(exchange: Exchange) -> None:
+        exchange.begin_chunked()
+        exchange.chunk(b"first")
+        begun.set()
+        await exchange.gone()
+
+    await mesh.sidecar("streams", await mesh.app(stream))
+    process = await command.start(mesh.environ, "invoke", "streams", "m", "--from", "caller", "-q")
+    assert process.stdout is not None
+    assert await process.stdout.readexactly(5) == b"first"
+    pair.caller.kill()
+    _, err = await process.communicate()
+
+    assert process.returncode == 1
+    assert b"the answer broke off before its end" in err
+
+
+# --- stop ---
+
+
+@pytest.mark.rule("K-31")
+async def test_stop_ends_a_sidecar_gracefully(mesh: Mesh) -> None:
+    hold, entered = asyncio.Event(), asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        entered.set()
+        await hold.wait()
+        exchange.answer(200, b"whole")
+
+    sidecar = await mesh.sidecar("orders", await mesh.app(slow))
+    call = asyncio.create_task(sidecar.call("orders", "m"))
+    await entered.wait()
+    stop = asyncio.create_task(tieline(mesh, "stop", "orders"))
+    await sidecar.says("beginning shutdown")
+    hold.set()
+
+    result = await stop
+    assert (result.code, result.out) == (0, "✅  app stopped successfully: orders\n")
+    assert (await call).body == b"whole"
+    assert sidecar.code == 0
+
+
+@pytest.mark.rule("K-31")
+async def test_stop_tells_each_name_that_it_could_not_stop_and_ends_with_1(mesh: Mesh) -> None:
+    """Dapr's ends with 0."""
+    one, two, other = await mesh.sidecar("one"), await mesh.sidecar("two"), await mesh.sidecar("other")
+
+    result = await tieline(mesh, "stop", "one", "zzz", "-a", "two")
+    nothing = await tieline(mesh, "stop")
+
+    assert result.code == 1
+    assert result.out == "✅  app stopped successfully: one\n✅  app stopped successfully: two\n"
+    assert result.err == "❌  failed to stop app id zzz: couldn't find app id zzz; running: one, other, two\n"
+    assert (one.code, two.code, other.code) == (0, 0, None)
+    assert nothing.code == 2
+    assert (await tieline(mesh, "stop", "--pid", str(other.pid))).code == 0
+    assert other.code == 0
+    assert (await tieline(mesh, "stop", "--all")).code == 0
+
+
+@pytest.mark.rule("K-31")
+async def test_stop_ends_what_run_started_with_it(mesh: Mesh) -> None:
+    run = await running(mesh, "orders", "--", "sleep", "1000")
+
+    async def told() -> bool:
+        return bool((await listed(mesh))["orders"]["appPid"])
+
+    await until(told, 10)
+    row = (await listed(mesh))["orders"]
+
+    result = await tieline(mesh, "stop", "orders")
+
+    assert result.code == 0, result.err
+    assert await run.wait() == 0
+    assert "terminated signal received: shutting down" in run.log()
+    assert not Path(f"/proc/{row['appPid']}").exists()
+    assert await listed(mesh) == {}
+
+
+async def test_a_sidecar_that_is_stopped_alone_takes_its_run_along(mesh: Mesh) -> None:
+    """So it does not matter if its metadata, which names the run, cannot be read for want of a token."""
+    run = await running(mesh, "orders", "--", "sleep", "1000")
+    row = (await listed(mesh))["orders"]
+    os.kill(row["daprdPid"], signal.SIGTERM)
+
+    assert await run.wait() == 0
+
+
+async def test_a_sidecar_that_does_not_end_is_told_and_killed_by_force(mesh: Mesh) -> None:
+    hanging = await mesh.sidecar("hanging")
+    hanging.signal(signal.SIGSTOP)
+
+    late = await tieline(mesh, "stop", "hanging", "--timeout", "0.2")
+    forced = await tieline(mesh, "stop", "hanging", "--timeout", "0", "--force")
+
+    assert late.code == 1
+    assert f"process {hanging.pid} still runs" in late.err
+    assert (forced.code, forced.out) == (0, f"✅  app killed: hanging (process {hanging.pid})\n")
+    assert hanging.code == -signal.SIGKILL
+
+
+async def test_stop_never_touches_another_process_that_has_the_number_now(mesh: Mesh) -> None:
+    sidecar = await mesh.sidecar("orders")
+    bystander = mesh.process("bystander", ["sleep", "1000"])
+    sidecar.kill()
+    with sqlite3.connect(registry(mesh)) as db:
+        sql = "UPDATE tieline_sidecars SET facts = json_set(facts, '$.pid', ?)"
+        db.execute(sql, (bystander.pid,))
+        db.execute("UPDATE tieline_instances SET pid = ?", (bystander.pid,))
+    db.close()
+
+    result = await tieline(mesh, "stop", "orders", "--force", "--timeout", "0")
+    by_number = await tieline(mesh, "stop", "--pid", str(bystander.pid))
+
+    assert (result.code, by_number.code) == (1, 1)
+    assert "it does not run any more" in result.err
+    assert bystander.code is None
+
+
+async def test_what_is_no_tieline_is_not_stopped_and_that_is_said(mesh: Mesh) -> None:
+    await mesh.sidecar("orders")
+    with sqlite3.connect(registry(mesh)) as db:
+        db.execute("INSERT INTO hosts VALUES ('x', '127.0.0.1:1', 'daprd', '', strftime('%s', 'now'))")
+    db.close()
+
+    named = await tieline(mesh, "stop", "daprd")
+    rows = await listed(mesh)
+
+    assert named.code == 1
+    assert "it is no Tieline" in named.err
+    assert rows["daprd"]["status"] == "announced"
+
+
+async def test_all_instances_of_an_app_are_stopped_at_once(mesh: Mesh) -> None:
+    sidecars: list[Sidecar] = [await mesh.sidecar("orders") for _ in range(3)]
+
+    result = await tieline(mesh, "stop", "orders")
+
+    assert result.code == 0
+    assert [sidecar.code for sidecar in sidecars] == [0, 0, 0]
