@@ -91,6 +91,7 @@ def group() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the group and return the exit code. Wrong arguments give one line on stderr, and 2."""
+    output = sys.stdout
     try:
         code = group.main(
             list(argv) or ["--help"], prog_name="tieline", standalone_mode=False, complete_var=COMPLETE_VARIABLE
@@ -99,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     except (BrokenPipeError, ReaderGone):
         return _reader_gone()
     except SystemExit as end:
-        if isinstance(sys.stdout, click.utils.PacifyFlushWrapper):  # click met the closed pipe first
+        if sys.stdout is not output:  # click met the closed pipe first, and wrapped it
             return _reader_gone()
         return end.code if isinstance(end.code, int) else 0
     except (OSError, NotWritten) as error:
