@@ -80,7 +80,7 @@ OUTBOUND_GRACE_S: Final = 0.1
 """How long an app that listens already may put off outbound health, so that others find it by then."""
 FIRST_PROBE_S: Final = 0.5
 """How long the first health probe of the app may put off that it is announced and the sidecar ready."""
-CHANGED_IN_PLACE: Final = frozenset({"spec.tracing", "spec.features", "spec.logging.apiLogging"})
+CHANGED_IN_PLACE: Final = frozenset({"spec.tracing", "spec.features", "spec.logging.apiLogging", "spec.components"})
 """Blocks of a Configuration that take effect without a new start."""
 
 
@@ -315,6 +315,7 @@ class Sidecar:
             self._settings.resources_paths,
             app_id=self._settings.app_id,
             environ=self._environ,
+            denied=self._configuration.denied_components,
             watch=self._watches,
         )
         for level, text in resources.notices:
@@ -518,6 +519,7 @@ class Sidecar:
                 self._settings.resources_paths,
                 app_id=self._settings.app_id,
                 environ=self._environ,
+                denied=self._configuration.denied_components,
                 watch=self._watches,
                 previous=old,
             )

@@ -95,11 +95,14 @@ def _run(options: Options) -> int:
     given = ineffective(options)
     if ports := [name for name in given if name in _PORTS]:
         log.info("not served by this version of Tieline, nothing listens there: %s", ", ".join(ports))
-    without = [name for name in (*given, *(f"spec.{name}" for name in configuration.ineffective)) if name not in _PORTS]
+    without = [name for name in (*given, *configuration.ineffective) if name not in _PORTS]
     if settings.app_protocol in ("grpc", "grpcs"):
         without.append(f"--app-protocol {settings.app_protocol}")
     if without:
         log.warning("given, but of no effect in this version of Tieline: %s", ", ".join(without))
+    for key, (place, guess) in configuration.unknown.items():
+        hint = f'; did you mean "{guess}"?' if guess else ""
+        log.warning("not a key of a Configuration, so it does nothing: %s (%s%s)", key, place, hint)
     from tieline.net.loop import run
 
     async def start() -> int:

@@ -24,6 +24,7 @@ _SECTIONS: Mapping[str, _Section] = {
     "spec.metric": lambda c: c.metric,
     "spec.accessControl": lambda c: c.access_control,
     "spec.api": lambda c: c.api,
+    "spec.components": lambda c: c.denied_components,
     "spec.httpPipeline": lambda c: c.http_pipeline,
     "spec.appHttpPipeline": lambda c: c.app_http_pipeline,
 }

@@ -9,7 +9,19 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tieline.config.built import BUILT, Feature, Features
-from tieline.config.decode import Data, Decoder, ListOf, MapOf, Place, Scalar, Schema, WrongType, as_block, as_list
+from tieline.config.decode import (
+    Data,
+    Decoder,
+    ListOf,
+    MapOf,
+    Place,
+    Scalar,
+    Schema,
+    Unknown,
+    WrongType,
+    as_block,
+    as_list,
+)
 from tieline.config.environment import expand_environment
 from tieline.config.fatal import FatalOption, ProtectionNotBuilt
 from tieline.config.yaml_nodes import Node, YamlProblem, read_first_document
@@ -97,7 +109,9 @@ class Configuration:
         access_control: The block as merged, start values included; ``None`` if cleared.
         api: The allow and deny lists as written; empty if not given.
         http_pipeline: Handlers as written, outermost first; ``app_http_pipeline`` likewise.
-        ineffective: Dotted names of given blocks and unknown keys that do nothing in this version.
+        denied_components: Types, or types and versions, of components that are not to be loaded.
+        ineffective: Dotted names of given blocks that do nothing in this version.
+        unknown: Keys that no Configuration has, by dotted name.
         places: Where each key was last written, by dotted name.
     """
 
@@ -110,7 +124,9 @@ class Configuration:
     api: Mapping[str, object]
     http_pipeline: tuple[Mapping[str, object], ...]
     app_http_pipeline: tuple[Mapping[str, object], ...]
+    denied_components: tuple[str, ...]
     ineffective: tuple[str, ...]
+    unknown: Mapping[str, Unknown] = field(repr=False)
     places: Mapping[str, Place] = field(repr=False)
 
     def enabled_features(self) -> tuple[str, ...]:
@@ -205,7 +221,6 @@ _NEEDS: Final = {
     "spec.api": Feature.API_LISTS,
     "spec.mtls": Feature.MTLS,
     "spec.secrets": Feature.SECRETS,
-    "spec.components": Feature.COMPONENTS,
     "spec.wasm": Feature.COMPONENTS,
     "spec.workflow": Feature.WORKFLOWS,
 }
@@ -240,6 +255,8 @@ def load_configuration(
             data = _laid_over(decoder, data, document, path)
     spec = _block(data, "spec")
     _check_secrets(spec)
+    _check_access_control(_block(spec, "accessControl"))
+    _check_exporters(_block(spec, "tracing"))
     _refuse_unbuilt_protection(spec, decoder.places, built)
     return Configuration(
         tracing=_tracing(spec),
@@ -251,7 +268,9 @@ def load_configuration(
         api=_block(spec, "api"),
         http_pipeline=_handlers(spec, "httpPipeline"),
         app_http_pipeline=_handlers(spec, "appHttpPipeline"),
+        denied_components=_texts(_block(spec, "components"), "deny"),
         ineffective=_ineffective(decoder, built),
+        unknown=decoder.unknown,
         places=decoder.places,
     )
 
@@ -389,8 +408,7 @@ def _handlers(spec: Data, pipeline: str) -> tuple[Mapping[str, object], ...]:
 
 
 def _ineffective(decoder: Decoder, built: Features) -> tuple[str, ...]:
-    given = (name for name, feature in _NEEDS.items() if name in decoder.places and feature not in built)
-    return (*given, *decoder.unknown)
+    return tuple(name for name, feature in _NEEDS.items() if name in decoder.places and feature not in built)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
@@ -406,6 +424,33 @@ def _check_secrets(spec: Data) -> None:
         if access and access.lower() not in ("allow", "deny"):
             raise _failed(f"defaultAccess {access} can be either allow or deny")
         stores.add(store)
+
+
+def _check_access_control(access: Data) -> None:
+    """Refuse policies that do not say whom they are about (C-37)."""
+    policies = _items(access, "policies")
+    without = {key: [_text(p, "appId") for p in policies if not _text(p, key)] for key in ("trustDomain", "namespace")}
+    nameless = any(not _text(policy, "appId") for policy in policies)
+    trust, namespace = (" ".join(filter(None, apps)) for apps in without.values())
+    if trust or namespace or nameless:
+        raise FatalOption(
+            f"invalid access control spec. missing trustdomain for apps: [{trust}], missing namespace for apps: "
+            f"[{namespace}], missing app name on at least one of the app policies: {str(nameless).lower()}"
+        )
+
+
+def _check_exporters(tracing: Data) -> None:
+    """Refuse what no exporter could use (C-66)."""
+    otel = _block(tracing, "otel")
+    protocol = _text(otel, "protocol")
+    if _text(otel, "endpointAddress") and protocol not in ("", "http", "grpc"):
+        raise FatalOption(f"failed to setup tracing: invalid protocol {protocol} provided for Otel endpoint")
+    collector = _text(_block(tracing, "zipkin"), "endpointAddress")
+    if not collector:
+        return
+    scheme, separator, rest = collector.partition("://")
+    if not (scheme and separator and rest.partition("/")[0]):
+        raise FatalOption(f'failed to setup tracing: invalid collector URL "{collector}": no scheme or host')
 
 
 def _refuse_unbuilt_protection(spec: Data, places: Mapping[str, Place], built: Features) -> None:

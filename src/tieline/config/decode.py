@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final, NamedTuple, TypeAlias, cast
 
 from tieline.config.duration import parse_duration
+from tieline.config.spelling import closest
 from tieline.config.yaml_nodes import Node
 
 
@@ -51,6 +52,17 @@ class Place(NamedTuple):
         return f"{self.file} line {self.line}"
 
 
+class Unknown(NamedTuple):
+    """A key that the schema does not have.
+
+    Attributes:
+        guess: The key that was most likely meant; empty if there is none.
+    """
+
+    place: Place
+    guess: str
+
+
 class WrongType(Exception):
     """A value cannot be what its key takes. The text names the key by its dotted path."""
 
@@ -78,12 +90,12 @@ class Decoder:
 
     Attributes:
         places: Where each known key was last written, by dotted path from the top, e.g. ``spec.mtls``.
-        unknown: The same for keys that the schema does not have.
+        unknown: The same for keys that the schema does not have, and what was most likely meant.
     """
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
-        self.unknown: dict[str, Place] = {}
+        self.unknown: dict[str, Unknown] = {}
         self._file = ""
 
     def lay_over(self, data: Data, schema: Mapping[str, Schema], document: Node, file: str) -> Data:
@@ -118,7 +130,8 @@ class Decoder:
         for key, value in node.content.items():
             below = f"{path}.{key}" if path else key
             if key not in schema:
-                self.unknown[below] = Place(self._file, value.line)
+                place = Place(self._file, node.key_lines.get(key, value.line))
+                self.unknown[below] = Unknown(place, closest(key, schema))
                 continue
             block[key] = self._value(schema[key], value, block.get(key), below)
             self.places[below] = Place(self._file, value.line)

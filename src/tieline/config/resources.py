@@ -72,6 +72,7 @@ def load_resources(
     *,
     app_id: str,
     environ: Mapping[str, str],
+    denied: Sequence[str] = (),
     watch: bool = True,
     previous: Resources | None = None,
 ) -> Resources:
@@ -79,6 +80,7 @@ def load_resources(
 
     Args:
         environ: Has the values of ``envRef``, and ``NAMESPACE`` (C-53).
+        denied: Types of components, or ``type/version``, that are not to be loaded.
         watch: Whether the folders are to be watched; only the words for a missing one depend on it (C-52).
         previous: What was read before, if this is not the start.
 
@@ -90,7 +92,7 @@ def load_resources(
         return Resources()
     # Before reading: what changes meanwhile will then look changed.
     seen = fingerprint(folders)
-    loader = _Loader(app_id, environ, previous)
+    loader = _Loader(app_id, environ, denied, previous)
     for folder in folders:
         loader.read_folder(folder, watch=watch)
     loader.read_secret_stores()
@@ -119,9 +121,12 @@ def _each_once(folders: Sequence[str]) -> list[str]:
 class _Loader:
     """Gathers what the files say, and then puts it together."""
 
-    def __init__(self, app_id: str, environ: Mapping[str, str], previous: Resources | None) -> None:
+    def __init__(
+        self, app_id: str, environ: Mapping[str, str], denied: Sequence[str], previous: Resources | None
+    ) -> None:
         self._app_id = app_id
         self._environ = environ
+        self._denied = denied
         self._previous = previous
         self._namespace = environ.get("NAMESPACE", "")
         self._endpoints: list[tuple[Manifest, EndpointSpec]] = []
@@ -203,12 +208,19 @@ class _Loader:
             case "HTTPEndpoint":
                 self._endpoints.append((manifest, read_endpoint(manifest)))
             case "Component":
-                self._components.append(read_component(manifest))
+                self._take_component(read_component(manifest))
             case "Configuration":
                 text = f"Configuration {manifest.name} ({manifest.place}) is not applied: give its file to --config"
                 self.tell("warning", text)
             case _:
                 self._without_effect.append(f"{manifest.kind} {manifest.name} ({manifest.place})")
+
+    def _take_component(self, spec: ComponentSpec) -> None:
+        if spec.type in self._denied or f"{spec.type}/{spec.version}" in self._denied:
+            what = f"component '{spec.name}' cannot be loaded because components of type '{spec.title}' are not allowed"
+            self.tell("warning", f"{what} ({spec.file} line {spec.line})")
+        else:
+            self._components.append(spec)
 
     def _unknown(self, manifest: Manifest) -> None:
         """Tell of a document that looks as if it was meant for us; others are passed over (C-51)."""

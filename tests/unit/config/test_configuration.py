@@ -329,7 +329,7 @@ def test_api_logging_and_pipelines_are_kept(folder: Folder) -> None:
         ("accessControl: {defaultAction: Perhaps}", "spec.accessControl"),
         ("accessControl: {defaultAction: ''}", "spec.accessControl"),
         ("accessControl: {defaultAction: null}", "spec.accessControl"),
-        ("accessControl: {policies: [{appId: a}]}", "spec.accessControl"),
+        ("accessControl: {policies: [{appId: a, trustDomain: t, namespace: n}]}", "spec.accessControl"),
         ("api: {allowed: [{name: invoke, version: v1, protocol: http}]}", "spec.api"),
         ("api: {denied: [{name: invoke, version: v1}]}", "spec.api"),
         ("httpPipeline: {handlers: [{name: b, type: middleware.http.bearer}]}", "spec.httpPipeline"),
@@ -365,13 +365,18 @@ def test_a_block_that_restricts_nothing_does_not_stop_the_start(spec: str, folde
 def test_given_blocks_without_effect_and_unknown_keys_are_told(folder: Folder) -> None:
     text = (
         "nosuch: 1\nkind: Nonsense\nspec:\n  mtls: {enabled: true}\n  Features: []\n"
-        "  tracing: {samplingRate: 1, zipkin: {endpointAddress: x, port: 1}}\n"
+        "  tracing: {samplingRate: 1, zipkin: {endpointAddress: 'http://x', port: 1}}\n"
     )
 
-    assert folder.load(text, built=NOTHING).ineffective == (
-        "spec.tracing.zipkin", "spec.mtls", "nosuch", "spec.Features", "spec.tracing.zipkin.port",
-    )  # fmt: skip
-    assert folder.load(text, built=EVERYTHING).ineffective == ("nosuch", "spec.Features", "spec.tracing.zipkin.port")
+    configuration = folder.load(text, built=NOTHING)
+
+    assert configuration.ineffective == ("spec.tracing.zipkin", "spec.mtls")
+    assert folder.load(text, built=EVERYTHING).ineffective == ()
+    assert {key: (found.place.line, found.guess) for key, found in configuration.unknown.items()} == {
+        "nosuch": (1, ""),
+        "spec.Features": (5, "features"),
+        "spec.tracing.zipkin.port": (6, ""),
+    }
 
 
 def test_a_start_without_files_imports_no_yaml() -> None:

@@ -394,6 +394,18 @@ def test_an_unknown_family_is_no_end_where_errors_are_ignored(files: Folders) ->
     assert "incorrect type x.y" in texts(files.load(), "error")[0]
 
 
+@pytest.mark.rule("C-8", "C-58")
+@pytest.mark.parametrize("denied", ["secretstores.local.env", "secretstores.local.env/v1"])
+def test_a_component_that_the_configuration_denies_is_not_loaded(denied: str, files: Folders) -> None:
+    files.write("a.yaml", component("s", "secretstores.local.env") + "---\n" + component("m"))
+
+    resources = load_resources([str(files.first)], app_id=APP_ID, environ={}, denied=[denied])
+
+    assert (list(resources.secret_stores), list(resources.components)) == ([], ["m"])
+    told = "component 's' cannot be loaded because components of type 's (secretstores.local.env/v1)' are not allowed"
+    assert told in texts(resources)[0]
+
+
 # ── endpoints ──────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.rule("H-107", "H-109", "C-59")
 @pytest.mark.parametrize(
