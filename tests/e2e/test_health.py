@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.app import App, Exchange
 from tests.support.http1 import Answer, Client
 from tests.support.mesh import Mesh, Sidecar, free_port, invoke_path, start_pair, until
+from tests.support.tls import self_signed
 
 CHECKS = (
     "--enable-app-health-check", "--app-health-check-path", "/up", "--app-health-probe-interval", "1",
@@ -211,6 +213,25 @@ async def test_an_app_that_is_late_is_not_well_and_is_not_asked_twice_at_a_time(
     assert (late.header("tieline-hint") or "").startswith("/up gave no answer in 0.5 s, ")
     assert most == 1
     assert "un-healthy" not in sidecar.log()
+
+
+async def test_an_app_that_breaks_off_in_the_handshake_is_told_in_a_line(mesh: Mesh, tmp_path: Path) -> None:
+    app = App(Patient())
+    await app.start(tls=self_signed(tmp_path, "anybody"))
+    sidecar = await mesh.sidecar("callee", app, *CHECKS, "--app-protocol", "https")
+    await turns(sidecar, WELL)
+    await app.aclose()
+
+    async def breaks_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.close()
+
+    server = await asyncio.start_server(breaks_off, "127.0.0.1", app.port)
+    await sidecar.says("App entered un-healthy status: Network error: Get ")
+    server.close()
+
+    assert "Traceback" not in sidecar.log()
+    assert "scope=asyncio" not in sidecar.log()
 
 
 # ── the blocking phase of a shutdown ───────────────────────────────────────────────────────────────

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
+
+log = logging.getLogger("dapr.runtime")
 
 T = TypeVar("T")
 
@@ -56,12 +60,33 @@ class Paced(Buffered):
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` on the best event loop there is."""
-    try:
+    make_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
         import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+
+        make_loop = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.get_loop().set_exception_handler(report_uncaught)
         return runner.run(main)
+
+
+def report_uncaught(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what the event loop or a transport caught: a line, and the stack only for who looks closely.
+
+    A connection that failed is no news: whoever uses it was told. aiofastnet gives the kind of an error in place of
+    one at times.
+    """
+    text = str(context.get("message", "error in the event loop"))
+    error = context.get("exception")
+    kind = error if isinstance(error, type) else type(error)
+    if error is not None:
+        text += f": {kind.__name__}: {error}"
+    if issubclass(kind, OSError):
+        log.debug("%s", text)
+        return
+    log.error("%s", text)
+    if isinstance(error, BaseException):
+        log.debug("%s", text, exc_info=error)
 
 
 async def connect(

@@ -174,7 +174,7 @@ class LineHandler(logging.Handler):
 
     def _fields(self, record: logging.LogRecord) -> Fields:
         fields = dict(cast("Fields", getattr(record, "fields", {})))
-        if record.exc_info and record.exc_info[1] is not None:
+        if record.exc_info and isinstance(record.exc_info[1], BaseException):
             fields["error"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
             fields["stack"] = "".join(traceback.format_exception(record.exc_info[1]))
         fields.update(self._fixed)

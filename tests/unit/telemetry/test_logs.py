@@ -295,3 +295,13 @@ def test_standard_output_is_the_default(capfd: pytest.CaptureFixture[str]) -> No
 
     assert "msg=here" in capfd.readouterr().out
     assert logs.LEVELS["fatal"] == logging.CRITICAL
+
+
+def test_a_kind_of_error_in_place_of_one_loses_no_line() -> None:
+    """As aiofastnet reports a handshake that broke off."""
+    sink = configured()
+
+    logging.getLogger("dapr.runtime").error("broken", exc_info=(type, ConnectionResetError, None))  # type: ignore[arg-type]
+
+    assert "msg=broken" in sink.text
+    assert "Traceback" not in sink.text
