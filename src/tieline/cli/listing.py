@@ -124,7 +124,7 @@ def _document(member: Member, now: float) -> dict[str, Any]:
         "appProtocol": facts.app_protocol,
         "appAddress": facts.app_address,
         "announced": member.announced,
-        "heartbeatAgeSeconds": None if member.heartbeat_age_s is None else round(member.heartbeat_age_s, 1),
+        "heartbeatAgeSeconds": None if member.heartbeat_age_s is None else round(max(0.0, member.heartbeat_age_s), 1),
         "startedAt": round(facts.started, 3),
         "resolver": facts.resolver,
         "needsToken": facts.needs_token,

@@ -45,7 +45,7 @@ class Member:
         facts: What it left word of; of a ``daprd``, app ID, namespace and internal address only.
         detail: Why it is not healthy, in a few words.
         announced: Whether callers find it by the registry.
-        heartbeat_age_s: Seconds since its last heartbeat; ``None`` if there was none.
+        heartbeat_age_s: Seconds since its last heartbeat, less than 0 if a clock is wrong; ``None`` if there was none.
         cli_pid: Of the ``run`` that started it; this and the two below as its metadata tells, 0 or empty if it does
             not.
         app_pid: Of the app.
@@ -101,7 +101,12 @@ def members(environ: Mapping[str, str], *, ask_them: bool = True) -> list[Member
     Raises:
         StartError: The registry cannot be read.
     """
-    found = _unasked(read_registry(find_registry(environ)), time.time())
+    return members_in(read_registry(find_registry(environ)), environ, ask_them=ask_them)
+
+
+def members_in(content: Content, environ: Mapping[str, str], *, ask_them: bool = True) -> list[Member]:
+    """Return the sidecars in a registry that was read; see ``members``."""
+    found = _unasked(content, time.time())
     if ask_them:
         token = environ.get(TOKEN_VARIABLE, "")
         found = _all(found, lambda member: _asked(member, token))
@@ -151,7 +156,7 @@ def _facts_of(instance: Instance) -> SidecarFacts:
 
 
 def _member(facts: SidecarFacts, instance: Instance | None, now: float) -> Member:
-    age = None if instance is None else max(0.0, now - instance.last_update)
+    age = None if instance is None else now - instance.last_update
     fresh = instance is not None and instance.is_fresh(now)
     member = Member(facts=facts, status=Status.HEALTHY, announced=fresh, heartbeat_age_s=age)
     if not member.is_ours:
