@@ -50,7 +50,7 @@ class Target(NamedTuple):
     """Who is meant. Never an address; ``names`` finds that.
 
     Attributes:
-        app_id: App ID, case-sensitive, without namespace.
+        app_id: App ID or name of an HTTPEndpoint, case-sensitive, without namespace; empty for a URL.
         namespace: Namespace of the app; the sidecar's own if the caller named none.
         addressed: The target exactly as the caller wrote it; error texts and policies use it.
     """

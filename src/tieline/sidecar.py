@@ -53,6 +53,7 @@ from tieline.net.http2_server import Http2Server
 from tieline.net.listener import Listener
 from tieline.net.tasks import spawn
 from tieline.net.watch import Watch
+from tieline.outbound.external import External
 from tieline.outbound.invoke import Dispatch, Local, outbound
 from tieline.outbound.peer import PEER_LIMITS, PeerCaller
 from tieline.telemetry.access_log import FailureLog
@@ -116,6 +117,7 @@ class Sidecar:
         self._prober = self._make_prober()
         self._probing: asyncio.Task[None] | None = None
         self._peers = Http2Pool(native=True, limits=PEER_LIMITS)
+        self._external = External(max_concurrency=settings.app_max_concurrency, proxies=self._proxies)
         self._dispatch: Dispatch | None = None
         self._names: NameCache | None = None
         self._resources = Resources()
@@ -243,7 +245,11 @@ class Sidecar:
             knows_namespaces=spec is None or not spec.component,
         )
         self._dispatch = Dispatch(
-            app_id=settings.app_id, namespace=settings.namespace, local=Local(self._channel, own), peer=peer
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+            local=Local(self._channel, own),
+            peer=peer,
+            external=self._external,
         )
         lists = ApiLists(self._configuration.api)
         cors = Cors(settings.allowed_origins) if settings.allowed_origins else None
@@ -269,6 +275,7 @@ class Sidecar:
             app_id=settings.app_id,
             namespace=settings.namespace,
             drop_token=settings.api_token is not None,
+            is_external=self._dispatch.is_external,
             count=self._front.count,
         )
 
@@ -493,6 +500,7 @@ class Sidecar:
     def _use_resources(self, resources: Resources) -> None:
         """Let calls from now on see these; those in progress end as they began."""
         self._resources = resources
+        self._external.replace(resources.http_endpoints)
         self._metadata.http_endpoints = tuple(resources.http_endpoints)
 
     def _watch_or_not(self) -> None:
@@ -653,6 +661,7 @@ class Sidecar:
         await self._api.drain()
         await self._public.drain()
         self._peers.close()
+        self._external.close()
         if self._channel is not None:
             await self._channel.aclose()
         if self._names is not None:

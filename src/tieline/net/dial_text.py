@@ -7,7 +7,7 @@ import ssl
 from typing import Final
 
 from tieline.errors import AppUnreachable
-from tieline.model import Cause, Endpoint
+from tieline.model import Cause, Endpoint, Hop
 
 
 class NameUnknown(OSError):
@@ -22,10 +22,21 @@ class HandshakeFailed(OSError):
     """The server broke the TLS handshake off, or did not get on with it."""
 
 
+class TlsUnusable(OSError):
+    """Certificates or keys of ours that cannot be used; the text says which, and why, and the hint what to do."""
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+
+
 def explain(error: OSError, place: Endpoint) -> AppUnreachable:
     """Return the failure to reach a server as a call can tell it."""
     if isinstance(error, ssl.SSLError):
         return AppUnreachable(tls_text(error, place.host), cause=Cause.PEER_TLS, hint=_tls_hint(error))
+    if isinstance(error, TlsUnusable):
+        return AppUnreachable(error.text, cause=Cause.PEER_TLS, hop=Hop.CALLER, hint=error.hint)
     if isinstance(error, HandshakeFailed):
         return AppUnreachable(str(error), cause=Cause.PEER_TLS)
     if isinstance(error, ProxyFailed):
@@ -56,7 +67,7 @@ def reason_text(error: OSError) -> str:
 _SAID_BY_PEER: Final = "_ALERT_"
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 _EXPIRED: Final = frozenset({9, 10})
-_NOT_TRUSTED: Final = frozenset({2, 18, 19, 20, 21, 24, 27})
+_NOT_TRUSTED: Final = frozenset({2, 7, 18, 19, 20, 21, 24, 27})
 _OTHER_HOST: Final = frozenset({62, 63, 64})
 _OTHER_USE: Final = frozenset({26, 28, 79, 88, 89})
 # Numbers of X509_V_ERR_… (openssl/x509_vfy.h).
@@ -96,7 +107,7 @@ def _tls_hint(error: ssl.SSLError) -> str:
     if code in _EXPIRED:
         return "the server's certificate must be renewed, or a clock is wrong"
     if code in _NOT_TRUSTED:
-        return "if the server has a certificate of a private authority, name that in the endpoint's clientTLS.rootCA"
+        return "if its authority is a private one, call it through an HTTPEndpoint that names it in clientTLS.rootCA"
     if code in _OTHER_HOST:
         return "call the server by a name that its certificate holds"
     return ""

@@ -40,6 +40,8 @@ UNREAD_BYTES: Final = 32768
 """Bytes of an answer that may lie unread before the socket is not read any more."""
 
 
+_CLOSED: Final[int] = getattr(select, "POLLRDHUP", 0)
+
 Dial: TypeAlias = Callable[[Callable[[], asyncio.BaseProtocol]], Awaitable[asyncio.BaseProtocol]]
 """Opens a connection with a protocol of the maker's making."""
 
@@ -142,7 +144,8 @@ class Http1Client(Paced):
             if sock is None or not hasattr(select, "poll"):
                 return False
             self._poll = select.poll()
-            self._poll.register(sock.fileno(), select.POLLIN)
+            # Over TLS a server says things of its own (session tickets), so that only its closing tells.
+            self._poll.register(sock.fileno(), _CLOSED if self._pool.secure else select.POLLIN)
         return bool(self._poll.poll(0))
 
     def abort(self) -> None:

@@ -163,7 +163,7 @@ class Http2Protocol(Buffered):
         self.h2.paused = False
         self.h2.pump()
         self.kick()
-        if not self._reading:
+        if not self._reading and not self.lost:
             self._reading = True
             self._transport.resume_reading()
 
@@ -174,6 +174,11 @@ class Http2Protocol(Buffered):
         """
         if self._reading and not self.h2.client and sum(map(len, self.h2.out)) > OUT_WHILE_PAUSED:
             self._reading = False
+            # Paused within its own read, aiofastnet's TLS forgets what it has read already, and never wakes us.
+            self._loop.call_soon(self._pause)
+
+    def _pause(self) -> None:
+        if not self._reading and not self.lost:
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

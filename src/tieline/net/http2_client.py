@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from tieline.errors import AppBroken, PeerLost, PeerRefused, PeerUnreachable, TielineError
 from tieline.model import AnyBody, Cause, Headers, Reply, Request
+from tieline.net.dial_text import tls_text
 from tieline.net.http2 import Exchange, Http2Protocol
 from tieline.net.tasks import spawn
 from tieline.wire.http2 import ErrorCode, Limits, Stream
@@ -124,6 +126,13 @@ class Http2Client(Http2Protocol):
             log.debug("expired gRPC connection(s) to %s", self._transport.get_extra_info("peername"))
             self.close()
 
+    def leave(self) -> None:
+        """Take no new calls, and close after the last of those in progress."""
+        self.h2.draining = True
+        self._refuse_waiting(PeerRefused("the connection takes no more calls"))
+        if not self.h2.streams:
+            self.close()
+
     def on_ping_ack(self, data: bytes) -> None:
         self._ping_sent = False
 
@@ -152,7 +161,11 @@ class Http2Client(Http2Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if not self.ready.done():
-            self.ready.set_exception(PeerUnreachable("connection closed before SETTINGS"))
+            error = PeerUnreachable("connection closed before SETTINGS")
+            if isinstance(exc, ssl.SSLError):
+                error = PeerUnreachable(tls_text(exc))
+                error.cause = Cause.PEER_TLS
+            self.ready.set_exception(error)
             self.ready.exception()
         if self._on_gone is not None:
             self._on_gone(self)

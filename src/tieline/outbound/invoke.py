@@ -7,8 +7,10 @@ from collections.abc import Awaitable
 from tieline.app.channel import AppChannel
 from tieline.errors import AppMissing
 from tieline.middleware.chain import Handler, Middleware, chain
-from tieline.model import Headers, Invocation, Reply
+from tieline.model import Headers, Invocation, Reply, Target
+from tieline.outbound.external import External
 from tieline.outbound.peer import PeerCaller
+from tieline.wire.method_path import is_url
 
 
 class Local:
@@ -35,18 +37,31 @@ class Local:
 
 
 class Dispatch:
-    """The end of the path: our own app, or another sidecar."""
+    """The end of the path: an endpoint outside, our own app, or another sidecar (H-27)."""
 
-    def __init__(self, *, app_id: str, namespace: str, local: Local, peer: PeerCaller) -> None:
+    def __init__(self, *, app_id: str, namespace: str, local: Local, peer: PeerCaller, external: External) -> None:
         self._app_id = app_id
         self._namespace = namespace
         self._local = local
         self._peer = peer
+        self._external = external
+        self._endpoints = external.endpoints
+
+    def is_external(self, target: Target) -> bool:
+        """Whether a call would leave the mesh."""
+        return target.app_id in self._endpoints or (not target.app_id and is_url(target.addressed))
 
     def __call__(self, call: Invocation) -> Awaitable[Reply]:
         target = call.target
+        if self._endpoints:
+            # An endpoint goes before an app of the same name, our own included.
+            endpoint = self._endpoints.get(target.app_id)
+            if endpoint is not None:
+                return endpoint.call(call)
         if target.app_id == self._app_id and target.namespace == self._namespace:
             return self._local.call(call)
+        if not target.app_id and is_url(target.addressed):
+            return self._external.call_url(call)
         return self._peer.call(call)
 
 

@@ -32,7 +32,8 @@ _HOP_BY_HOP: Final = frozenset(
         b"proxy-authenticate",
     }
 )
-_IDENTITY: Final = frozenset({b"dapr-caller-app-id", b"dapr-caller-namespace", b"dapr-callee-app-id"})
+IDENTITY: Final = frozenset({b"dapr-caller-app-id", b"dapr-caller-namespace", b"dapr-callee-app-id"})
+"""Fields by which an app knows who calls it; within the mesh only sidecars set them."""
 _ROUTING: Final = frozenset({b"host", b"dapr-app-id"})
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"forwarded"})
 _OWN_PREFIX: Final = b"tieline-"
@@ -82,13 +83,13 @@ def _between_sidecars(name: bytes) -> int:
 
 
 def _outbound(name: bytes) -> int:
-    if name in (b"traceparent", b"tracestate", b"dapr-app-id"):
+    if name in (b"traceparent", b"tracestate", b"dapr-app-id") or name in IDENTITY:
         return _NOTE
     if name in (b"baggage", b"authorization"):
         return _NOTE_AND_KEEP
     if name == b"accept":
         return _UNUSUAL
-    return _DROP if name in _ROUTING or name in _IDENTITY else _between_sidecars(name)
+    return _DROP if name in _ROUTING else _between_sidecars(name)
 
 
 def _to_http(name: bytes) -> int:
@@ -111,7 +112,7 @@ def _to_endpoint(name: bytes) -> int:
 
 
 def _to_app(name: bytes) -> int:
-    return _DROP if name in _IDENTITY else _to_endpoint(name)
+    return _DROP if name in IDENTITY else _to_endpoint(name)
 
 
 def _without_token(decide: Callable[[bytes], int]) -> Callable[[bytes], int]:
@@ -180,7 +181,8 @@ def survey(headers: Headers, *, drop_token: bool = False) -> tuple[Headers, Note
 
     Returns:
         The fields that pass, in a list of its own; and the values of ``traceparent``, ``tracestate``, ``baggage``,
-        ``dapr-app-id``, ``authorization``, and of an ``accept`` that asks for events. ``None`` if it has none.
+        ``dapr-app-id``, ``authorization``, the identity fields, and of an ``accept`` that asks for events. ``None`` if
+        it has none.
     """
     known = _OUTBOUND_NO_TOKEN if drop_token else _OUTBOUND
     kept: Headers = []
@@ -305,7 +307,7 @@ def to_caller(headers: Headers) -> Headers:
 # RFC 9110 §6.5.1: what says how a message is framed, routed or read cannot come after it.
 _NO_TRAILER: Final = (
     _HOP_BY_HOP
-    | _IDENTITY
+    | IDENTITY
     | _ROUTING
     | _FORWARDED
     | {

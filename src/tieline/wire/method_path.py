@@ -148,6 +148,15 @@ def is_url(target: str) -> bool:
     return target.startswith(("http://", "https://"))
 
 
+def read_target(text: str, own_namespace: str) -> Target:
+    """Say who is meant; a URL has no app ID and no namespace (H-27).
+
+    Raises:
+        BadRequest: See ``split_target``.
+    """
+    return Target("", "", text) if is_url(text) else split_target(text, own_namespace)
+
+
 def split_target(text: str, own_namespace: str) -> Target:
     """Split ``<id>`` or ``<id>.<namespace>`` (H-28). An empty id or namespace is only looked up, not refused.
 

@@ -13,7 +13,7 @@ from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Invocation, Reply, Request, Target
 from tieline.wire.baggage import BadBaggage
-from tieline.wire.headers import survey, to_caller
+from tieline.wire.headers import IDENTITY, survey, to_caller
 from tieline.wire.method_path import (
     PLAIN_VERBS,
     Addressed,
@@ -25,7 +25,7 @@ from tieline.wire.method_path import (
     clean,
     encode_path,
     parse_invoke,
-    split_target,
+    read_target,
 )
 from tieline.wire.trace_context import is_exempt
 
@@ -49,6 +49,7 @@ class Invoke:
 
     Args:
         drop_token: An API token is configured, so that it must not travel on (H-124).
+        is_external: Whether a target lies outside the mesh.
         count: Told of requests that turn out to be no calls, with the time at which they came.
     """
 
@@ -61,6 +62,7 @@ class Invoke:
         app_id: str,
         namespace: str,
         drop_token: bool,
+        is_external: Callable[[Target], bool],
         count: Callable[[Request, Reply, float], None],
     ) -> None:
         self._outbound = outbound
@@ -69,6 +71,7 @@ class Invoke:
         self._app_id = app_id
         self._namespace = namespace
         self._drop_token = drop_token
+        self._is_external = is_external
         self._count = count
         self._routes: dict[bytes, Route] = {}
 
@@ -116,6 +119,9 @@ class Invoke:
         target, method, encoded = route
         record.target = target
         record.method = method
+        if noted is not None and not IDENTITY.isdisjoint(noted) and self._is_external(target):
+            # Outside the mesh they mean nothing, and so pass as they are (H-48).
+            headers += [(name, value) for name in IDENTITY for value in noted.get(name, ())]
         length = request.length
         try:
             verb = request.verb
@@ -136,7 +142,7 @@ class Invoke:
                 reply.headers = [field for field in reply.headers if field[0] != b"content-type"]
             elif status >= 400 and length is not None:
                 _label_error(reply)
-            if noted is not None and b"accept" in noted and not record.local:
+            if noted is not None and b"accept" in noted and not record.local and not record.external:
                 _mark_events(reply)
         if context is not None and told:
             tracer.complete(reply, context, baggage)
@@ -157,7 +163,7 @@ class Invoke:
             method = clean(addressed.method)
             record.method = method
             check(method)
-            target = split_target(addressed.target, self._namespace)
+            target = read_target(addressed.target, self._namespace)
         except TielineError as error:
             self._not_sent(record, error)
             return invocation_failed(error, addressed.target)
@@ -174,11 +180,14 @@ class Invoke:
     def _not_sent(self, record: CallRecord, error: TielineError) -> None:
         """End the record of a call that never set out."""
         target = record.target
-        if target is not None and (target.app_id != self._app_id or target.namespace != self._namespace):
+        if target is not None and not self._is_own(target) and not self._is_external(target):
             # The callee's sidecar would have refused it, so that is how it is told (H-39).
             error.text = f"error invoking app channel: {error.detail}"
             error.grpc_code = GrpcCode.INTERNAL
         self._observe.failed(record, error)
+
+    def _is_own(self, target: Target) -> bool:
+        return target.app_id == self._app_id and target.namespace == self._namespace
 
 
 def _label_error(reply: Reply) -> None:
