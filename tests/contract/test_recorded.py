@@ -104,7 +104,28 @@ def test_events_come_back_as_they_happen(case: Case, meshes: Meshes) -> None:
     meshes.check(case)
 
 
-@pytest.mark.rule("H-85", "H-86", "H-89", "H-120", "H-133")
+@pytest.mark.rule("A-2", "H-18", "H-20", "H-27", "H-30", "H-51", "H-52", "H-65", "H-85", "H-89", "H-96", "H-99")
+@recorded("endpoint")
+def test_an_endpoint_is_called_by_its_name(case: Case, meshes: Meshes) -> None:
+    """Endpoints outside the mesh that have a name."""
+    meshes.check(case)
+
+
+@pytest.mark.rule("H-66", "H-159")
+@recorded("redirect")
+def test_redirects_are_followed_for_named_endpoints_only(case: Case, meshes: Meshes) -> None:
+    """Redirects: of apps and of URLs for the caller, of endpoints for the sidecar."""
+    meshes.check(case)
+
+
+@pytest.mark.rule("H-18", "H-22", "H-27", "H-85", "H-99", "H-103", "H-104")
+@recorded("url")
+def test_a_url_is_called(case: Case, meshes: Meshes) -> None:
+    """Targets that are URLs."""
+    meshes.check(case)
+
+
+@pytest.mark.rule("H-85", "H-86", "H-89", "H-104", "H-120", "H-133")
 @recorded("error")
 def test_a_call_that_reaches_no_app_says_why(case: Case, meshes: Meshes) -> None:
     """Calls that reach no app: unknown IDs, sidecars and apps that are down, apps that are not well."""
