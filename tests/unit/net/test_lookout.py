@@ -89,5 +89,48 @@ def test_a_connection_that_is_gone_is_let_go_at_once(loop: Callable[[], asyncio.
         assert runner.run(run())
 
 
+@pytest.mark.skipif(len(LOOPS) < 2, reason="plain asyncio needs no lookout")
+def test_who_gets_the_number_of_a_closed_socket_is_watched_in_its_place() -> None:
+    async def run() -> int:
+        loop = asyncio.get_running_loop()
+        first, first_peer = socket.socketpair()
+        number = first.fileno()
+        old = Transport(first)
+        watch(loop, old)
+        await until(lambda: old.asked > 0)
+        first.close()
+        second, second_peer = socket.socketpair()
+        assert second.fileno() == number
+        new = Transport(second)
+        watch(loop, new)
+        await until(lambda: new.asked > 0)
+        forget(loop, old)  # told late
+        second_peer.close()
+        await until(lambda: new.told > 0)
+        forget(loop, new)
+        for sock in (second, first_peer):
+            sock.close()
+        return old.told
+
+    with asyncio.Runner(loop_factory=LOOPS[1]) as runner:
+        assert runner.run(run()) == 0
+
+
 class Transport:
-    """Never looked at."""
+    """Counts how often it was asked for its socket, and told that something is the matter."""
+
+    def __init__(self, sock: socket.socket | None = None) -> None:
+        self._sock = sock
+        self.asked = 0
+        self.told = 0
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        self.asked += 1
+        return self._sock
+
+    def is_closing(self) -> bool:
+        return False
+
+    def is_reading(self) -> bool:
+        self.told += 1
+        return False
