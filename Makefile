@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format sdk h2spec bench lock changelog clean
+.PHONY: help setup demo test check format sdk h2spec bench soak lock changelog clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ h2spec: setup ## test with h2spec, the conformance suite for HTTP/2, built into 
 
 bench: $(VENV)/.setup-bench ## measure a pair of sidecars beside a pair of Envoys
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+soak: setup ## let a sidecar live long in some minutes, and see that nothing grows
+	$(BIN)/python -m bench.soak $(SOAK_ARGS)
 
 lock: ## write requirements/*.txt anew; `tools/lock.sh --sdk` does it for what other languages' tests use
 	PYTHON=$(PYTHON) tools/lock.sh

@@ -33,6 +33,14 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def descriptors(pid: int) -> int:
+    """Return how many files and sockets a process has open."""
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError as error:
+        raise BenchError(f"cannot count the open files of process {pid}: {error.strerror}") from error
+
+
 def resident_bytes(pid: int) -> int:
     """Return VmRSS."""
     return _status_bytes(pid, "VmRSS:")

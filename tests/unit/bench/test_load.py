@@ -59,7 +59,7 @@ async def test_a_wrong_answer_is_an_error_with_its_reason(app_port: int, path: s
 async def test_an_endless_answer_voids_the_run(app_port: int) -> None:
     work = Work(port=app_port, path="/stream/1", answer_bytes=1024)
 
-    with pytest.raises(BenchError, match="without content-length"):
+    with pytest.raises(BenchError, match="of more than 1024 bytes"):
         await closed_loop(work, connections=1, calls=10)
 
 
@@ -134,3 +134,12 @@ def test_the_warm_up_is_not_measured() -> None:
 
     assert load.outcome.right == 4
     assert list(load.latencies_ns) == [98 * MS, 97 * MS]
+
+
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_a_chunked_answer_is_complete_at_its_last_byte(cut: int) -> None:
+    data = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n"
+
+    assert judge(data, 13) == (True, None)
+    assert judge(data, 14) == (True, "wrong length: 13 bytes instead of 14")
+    assert judge(data[:-cut], 13) == (False, None)
