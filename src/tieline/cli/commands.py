@@ -33,6 +33,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
     "invoke": _Command("tieline.cli.invoke", "Call a method of an app through a sidecar."),
     "stop": _Command("tieline.cli.stop", "Stop sidecars gracefully, and the apps beside them."),
     "doctor": _Command("tieline.cli.doctor", "Look for what keeps calls from working here."),
+    "validate": _Command("tieline.cli.validate", "Check resource files and Configurations, without a start."),
     "demo": _Command("tieline.cli.demo", "Show a call between two apps, and a call that fails, in a few seconds."),
     "sidecar": _Command("", "Start a sidecar alone; takes the flags of daprd."),
     "completion": _Command("tieline.cli.completion", "Print a script that lets your shell complete commands."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -29,6 +29,8 @@ from tieline.config.yaml_nodes import Node, YamlProblem, read_first_document
 MAX_FILE_BYTES: Final = 1 << 20
 """Longest Configuration file, before and after the environment is put in."""
 
+LOADING: Final = "error loading configuration: "
+"""First words where a file cannot be used."""
 DEFAULT_FEATURES: Final = ("HotReload", "WorkflowsRemoteActivityReminder")
 """On unless a Configuration names them (C-19)."""
 
@@ -197,7 +199,7 @@ _SPEC: Final[Schema] = {
     "workflow": _FREE,
 }
 # Neither kind nor apiVersion nor metadata is looked at (C-3).
-_DOCUMENT: Final[Mapping[str, Schema]] = {"apiVersion": _FREE, "kind": _FREE, "metadata": _FREE, "spec": _SPEC}
+DOCUMENT: Final[Mapping[str, Schema]] = {"apiVersion": _FREE, "kind": _FREE, "metadata": _FREE, "spec": _SPEC}
 
 _START: Final[Data] = {
     "spec": {
@@ -253,11 +255,40 @@ def load_configuration(
         document = _document(path, environ)
         if document is not None:
             data = _laid_over(decoder, data, document, path)
+    for _, refusal in _refusals(_block(data, "spec"), decoder.places, built):
+        raise refusal
+    return _configuration(data, decoder, built)
+
+
+class Examined(NamedTuple):
+    """A document looked at by itself, with everything that would be said about it.
+
+    Attributes:
+        refusals: What would end the start: the key that it is about, its line, and the words.
+        configuration: As far as it goes.
+    """
+
+    refusals: tuple[tuple[str, int, FatalOption], ...]
+    configuration: Configuration
+
+
+def examine(document: Node, file: str, *, built: Features = BUILT) -> Examined:
+    """Look at a document whose shape is right, without a start.
+
+    Raises:
+        WrongType: The shape is not right.
+    """
+    decoder = Decoder()
+    data = decoder.lay_over(_START, DOCUMENT, document, file)
+    refusals = [
+        (name, decoder.places[name].line if name in decoder.places else document.line, refusal)
+        for name, refusal in _refusals(_block(data, "spec"), decoder.places, built)
+    ]
+    return Examined(tuple(refusals), _configuration(data, decoder, built))
+
+
+def _configuration(data: Data, decoder: Decoder, built: Features) -> Configuration:
     spec = _block(data, "spec")
-    _check_secrets(spec)
-    _check_access_control(_block(spec, "accessControl"))
-    _check_exporters(_block(spec, "tracing"))
-    _refuse_unbuilt_protection(spec, decoder.places, built)
     return Configuration(
         tracing=_tracing(spec),
         features=_features(spec),
@@ -324,13 +355,13 @@ def _reason(error: OSError) -> str:
 
 def _laid_over(decoder: Decoder, data: Data, document: Node, path: str) -> Data:
     try:
-        return decoder.lay_over(data, _DOCUMENT, document, path)
+        return decoder.lay_over(data, DOCUMENT, document, path)
     except WrongType as error:
         raise _failed(f"yaml: unmarshal errors: line {error.line}: {error} (in {path})") from error
 
 
 def _failed(text: str) -> FatalOption:
-    return FatalOption(f"error loading configuration: {text}")
+    return FatalOption(LOADING + text)
 
 
 # --- from data to types ----------------------------------------------------------------------------------------------
@@ -414,46 +445,65 @@ def _ineffective(decoder: Decoder, built: Features) -> tuple[str, ...]:
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _check_secrets(spec: Data) -> None:
+def _refusals(spec: Data, places: Mapping[str, Place], built: Features) -> Iterator[tuple[str, FatalOption]]:
+    """Return each reason not to start, and the key that it is about."""
+    for store in _wrong_scopes(spec):
+        yield "spec.secrets.scopes", _failed(store)
+    access = _wrong_policies(_items(_block(spec, "accessControl"), "policies"))
+    if access:
+        yield "spec.accessControl.policies", FatalOption(access)
+    for name, exporter in _wrong_exporters(_block(spec, "tracing")):
+        yield name, FatalOption(f"failed to setup tracing: {exporter}")
+    for name, feature in _unbuilt_protections(spec, built):
+        yield (
+            name,
+            ProtectionNotBuilt(
+                f"{name} ({places[name]}) restricts calls, but this version does not enforce {feature}; "
+                "remove it to run without that protection"
+            ),
+        )
+
+
+def _wrong_scopes(spec: Data) -> Iterator[str]:
     """Refuse what C-21 refuses, though there is no secrets API here: a file that daprd refuses is wrong."""
     stores: set[str] = set()
     for scope in _items(_block(spec, "secrets"), "scopes"):
         store, access = _text(scope, "storeName"), _text(scope, "defaultAccess")
         if store in stores:
-            raise _failed(f"{store} storeName is repeated in secrets configuration")
+            yield f"{store} storeName is repeated in secrets configuration"
         if access and access.lower() not in ("allow", "deny"):
-            raise _failed(f"defaultAccess {access} can be either allow or deny")
+            yield f"defaultAccess {access} can be either allow or deny"
         stores.add(store)
 
 
-def _check_access_control(access: Data) -> None:
-    """Refuse policies that do not say whom they are about (C-37)."""
-    policies = _items(access, "policies")
-    without = {key: [_text(p, "appId") for p in policies if not _text(p, key)] for key in ("trustDomain", "namespace")}
+def _wrong_policies(policies: Sequence[Data]) -> str:
+    """Refuse policies that do not say whom they are about (C-37); empty if all do."""
+    trust, namespace = (
+        " ".join(_text(policy, "appId") for policy in policies if _text(policy, "appId") and not _text(policy, key))
+        for key in ("trustDomain", "namespace")
+    )
     nameless = any(not _text(policy, "appId") for policy in policies)
-    trust, namespace = (" ".join(filter(None, apps)) for apps in without.values())
-    if trust or namespace or nameless:
-        raise FatalOption(
-            f"invalid access control spec. missing trustdomain for apps: [{trust}], missing namespace for apps: "
-            f"[{namespace}], missing app name on at least one of the app policies: {str(nameless).lower()}"
-        )
+    if not (trust or namespace or nameless):
+        return ""
+    return (
+        f"invalid access control spec. missing trustdomain for apps: [{trust}], missing namespace for apps: "
+        f"[{namespace}], missing app name on at least one of the app policies: {str(nameless).lower()}"
+    )
 
 
-def _check_exporters(tracing: Data) -> None:
+def _wrong_exporters(tracing: Data) -> Iterator[tuple[str, str]]:
     """Refuse what no exporter could use (C-66)."""
     otel = _block(tracing, "otel")
     protocol = _text(otel, "protocol")
     if _text(otel, "endpointAddress") and protocol not in ("", "http", "grpc"):
-        raise FatalOption(f"failed to setup tracing: invalid protocol {protocol} provided for Otel endpoint")
+        yield "spec.tracing.otel.protocol", f"invalid protocol {protocol} provided for Otel endpoint"
     collector = _text(_block(tracing, "zipkin"), "endpointAddress")
-    if not collector:
-        return
     scheme, separator, rest = collector.partition("://")
-    if not (scheme and separator and rest.partition("/")[0]):
-        raise FatalOption(f'failed to setup tracing: invalid collector URL "{collector}": no scheme or host')
+    if collector and not (scheme and separator and rest.partition("/")[0]):
+        yield "spec.tracing.zipkin.endpointAddress", f'invalid collector URL "{collector}": no scheme or host'
 
 
-def _refuse_unbuilt_protection(spec: Data, places: Mapping[str, Place], built: Features) -> None:
+def _unbuilt_protections(spec: Data, built: Features) -> Iterator[tuple[str, Feature]]:
     api = _block(spec, "api")
     asked = {
         "spec.accessControl": (Feature.ACCESS_CONTROL, _restricts_callers(_block(spec, "accessControl"))),
@@ -463,10 +513,7 @@ def _refuse_unbuilt_protection(spec: Data, places: Mapping[str, Place], built: F
     }
     for name, (feature, protects) in asked.items():
         if protects and feature not in built:
-            raise ProtectionNotBuilt(
-                f"{name} ({places[name]}) restricts calls, but this version does not enforce {feature}; "
-                "remove it to run without that protection"
-            )
+            yield name, feature
 
 
 def _restricts_callers(access: Data) -> bool:

@@ -109,7 +109,7 @@ class Decoder:
 
     def _value(self, schema: Schema, node: Node, before: object, path: str) -> object:
         if isinstance(schema, Scalar):
-            return _scalar(schema, node, path)
+            return read_scalar(schema, node, path)
         if node.is_null:
             return before if path in _UNTOUCHED_BY_NULL else None
         if isinstance(schema, ListOf):
@@ -150,7 +150,12 @@ class Decoder:
         return [self._value(schema.item, item, None, f"{path}[{at}]") for at, item in enumerate(node.content)]
 
 
-def _scalar(schema: Scalar, node: Node, path: str) -> object:
+def read_scalar(schema: Scalar, node: Node, path: str) -> object:
+    """Return a single value; ``None`` for null.
+
+    Raises:
+        WrongType: It is not what the schema says.
+    """
     if schema is Scalar.FREE:
         return node.as_data()
     if node.is_null:

@@ -79,3 +79,16 @@ def expand_environment(text: str, environ: Mapping[str, str]) -> str:
     # Behind the last brace nothing is closed. Looking for the closing one there again and again would be quadratic.
     end = text.rfind("}") + 1
     return re.sub(_REFERENCE, value, text[:end]) + re.sub(_UNCLOSED, value, text[end:])
+
+
+def vanishing_references(text: str, environ: Mapping[str, str]) -> list[tuple[int, str]]:
+    """Return what ``expand_environment`` would replace by nothing: the line and the text of each."""
+    found: list[tuple[int, str]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.lstrip().startswith("#"):
+            continue
+        for match in re.finditer(_REFERENCE, line):
+            name = match[match.lastindex] if match.lastindex else ""
+            if name not in environ:
+                found.append((number, match[0]))
+    return found

@@ -18,7 +18,7 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _AROUND: Final = " \t\r\n"
 """What files of secrets often end with, and what no header value may begin or end with."""
-_PEM: Final = "-----BEGIN "
+PEM_START: Final = "-----BEGIN "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,11 @@ def read_endpoint(manifest: Manifest) -> EndpointSpec:
     )
 
 
+def is_header_name(name: str) -> bool:
+    """Say whether a header can have this name (RFC 9110 §5.6.2)."""
+    return _TOKEN.fullmatch(name) is not None
+
+
 def _document(tls: Node | None, name: str) -> Source | None:
     path = f"spec.clientTLS.{name}"
     found = manifests.field(tls, name, "spec.clientTLS")
@@ -102,7 +107,7 @@ def make_endpoint(manifest: Manifest, spec: EndpointSpec, references: References
     root_ca = _pem(spec.root_ca, references, problems)
     certificate = _pem(spec.certificate, references, problems)
     private_key = _pem(spec.private_key, references, problems)
-    if root_ca is not None and _PEM not in root_ca:
+    if root_ca is not None and PEM_START not in root_ca:
         problems.append(f"failed to add root cert to cert pool for http endpoint {manifest.name}: it is no PEM text")
     renegotiation = spec.renegotiation or "Never"
     if renegotiation not in get_args(Renegotiation):
@@ -127,7 +132,7 @@ def _headers(sources: Sequence[Source], references: References, problems: list[s
     found: dict[bytes, bytes] = {}
     for source in sources:
         value = (references.value(source) or "").strip(_AROUND)
-        if not _TOKEN.fullmatch(source.name):
+        if not is_header_name(source.name):
             problems.append(f"invalid header field name {source.name!r}")
         elif _CONTROL.search(value):
             problems.append(f"invalid header field value for {source.name!r}")  # the value may be a secret

@@ -257,30 +257,28 @@ class _Loader:
             self.stores = {**before, **self.stores}
 
     def http_endpoints(self) -> dict[str, HttpEndpoint]:
-        """Return the endpoints. If two have one name, none counts, or each that was there before stays (C-54)."""
+        """Return the endpoints. If two have one name, none is loaded, and later all stay as they were (C-54)."""
         before = {} if self._previous is None else self._previous.http_endpoints
         found: dict[str, HttpEndpoint] = {}
-        doubles: set[str] = set()
+        has_doubles = False
         for manifest, spec in self._endpoints:
             references = self._references(f"HTTPEndpoint {manifest.name}", spec.secret_store, manifest.file)
             endpoint = make_endpoint(manifest, spec, references)
             first = found.setdefault(manifest.name, endpoint)
             if first is endpoint:
                 continue
-            doubles.add(manifest.name)
+            has_doubles = True
             self.tell(
                 "warning",
                 f"failed to load HTTP endpoints: duplicate definition of HTTPEndpoint name {endpoint.name} "
                 f"({endpoint.base_url}) with existing {first.name} ({first.base_url}): "
                 f"{manifest.place} and {first.file} line {first.line}; "
-                + ("none is loaded" if self._previous is None else "what was there before stays"),
+                + ("none is loaded" if self._previous is None else "all stay as they were"),
             )
-        if doubles and self._previous is None:
-            return {}
-        for name in doubles:
-            del found[name]
+        if has_doubles:
+            return dict(before)
         for name, old in before.items():
-            if name in doubles or (name not in found and old.file in self._broken_files):
+            if name not in found and old.file in self._broken_files:
                 found[name] = old
         return {name: self._usable(endpoint, before.get(name)) for name, endpoint in found.items()}
 

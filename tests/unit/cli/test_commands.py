@@ -29,11 +29,11 @@ def test_help_reads_well_on_80_columns(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == shown
     assert max(map(len, shown.splitlines())) <= 80
-    for command in ("run", "list", "invoke", "stop", "doctor", "demo", "sidecar", "completion"):
+    for command in ("run", "list", "invoke", "stop", "doctor", "validate", "demo", "sidecar", "completion"):
         assert f"\n  {command} " in shown
 
 
-@pytest.mark.parametrize("command", ["run", "list", "invoke", "stop", "doctor", "demo", "completion"])
+@pytest.mark.parametrize("command", ["run", "list", "invoke", "stop", "doctor", "validate", "demo", "completion"])
 def test_help_of_each_command_fits_80_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Long flags wrap."""
     assert main([command, "--help"]) == 0

@@ -80,7 +80,7 @@ def test_files_that_daprd_starts_with_give_its_features_and_metric_section(
         assert configuration.metric.given == case["metric"]
 
 
-@pytest.mark.rule("C-2", "C-21", "H-14")
+@pytest.mark.rule("C-2", "C-21", "C-37", "C-66", "C-91", "H-14")
 @pytest.mark.parametrize("case", cases(starts=False))
 def test_files_that_daprd_refuses_are_refused_in_its_first_words(case: dict[str, Any], folder: Folder) -> None:
     with pytest.raises(FatalOption) as caught:

@@ -115,7 +115,7 @@ def test_a_command_line_that_does_not_parse_ends_with_daprds_line(case: dict[str
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.rule("H-10", "H-11", "H-12", "H-14", "H-151")
+@pytest.mark.rule("C-66", "C-91", "H-10", "H-11", "H-12", "H-14", "H-151")
 @pytest.mark.parametrize("case", cases_with(1))
 def test_a_value_that_cannot_be_used_is_refused_in_daprds_first_words(case: dict[str, Any], folder: Path) -> None:
     with pytest.raises(FatalOption) as caught:
