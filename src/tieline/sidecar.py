@@ -31,7 +31,6 @@ from tieline.config.changes import changed_resources, changed_sections, new_noti
 from tieline.config.configuration import Configuration, load_configuration
 from tieline.config.duration import format_duration
 from tieline.config.environment import Ports, own_environment
-from tieline.config.folders import Print
 from tieline.config.outbound_proxy import read_proxies
 from tieline.config.resources import Resources, load_resources
 from tieline.config.settings import LOOPBACK, Settings
@@ -512,7 +511,7 @@ class Sidecar:
         else:
             self._watch.stop()
 
-    def _files_changed(self, seen: Mapping[str, Print | None]) -> Mapping[str, Print | None]:
+    def _files_changed(self, seen: Mapping[str, object]) -> Mapping[str, object]:
         # What cannot be read counts as seen: it is told of once, and read when it changes again.
         return self._resources.seen if self._reload_resources() else seen
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.app import echo
+from tests.support.app import Exchange, echo
 from tests.support.http1 import Client
 from tests.support.mesh import Mesh, Sidecar, until
 
@@ -73,6 +73,42 @@ async def test_endpoint_files_come_change_and_go_without_a_restart(mesh: Mesh, r
         "HTTPEndpoint removed: first",
     ]
     assert sidecar.log().count("dapr initialized") == 1
+
+
+@pytest.mark.rule("C-70", "H-108")
+async def test_an_endpoint_is_called_as_its_file_says_now_and_a_call_in_progress_ends_as_it_began(
+    mesh: Mesh, resources: Path
+) -> None:
+    gate, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        gate.set()
+        await go_on.wait()
+        exchange.answer(200, b"one")
+
+    async def quick(exchange: Exchange) -> None:
+        exchange.answer(200, b"two")
+
+    one, two = await mesh.app(slow), await mesh.app(quick)
+    file = resources / "e.yaml"
+    file.write_text(endpoint("ext", f"http://127.0.0.1:{one.port}"))
+    sidecar = await mesh.sidecar("a", None, "--resources-path", str(resources))
+    call = asyncio.create_task(sidecar.call("ext", "x"))
+    await gate.wait()
+
+    file.write_text(endpoint("ext", f"http://127.0.0.1:{two.port}"))
+    await sidecar.says("HTTPEndpoint updated: ext", WITHIN_S)
+    changed = await sidecar.call("ext", "x")
+    file.unlink()
+    await sidecar.says("HTTPEndpoint removed: ext", WITHIN_S)
+    removed = await sidecar.call("ext", "x")
+    file.write_text(endpoint("ext", f"http://127.0.0.1:{two.port}"))
+    await sidecar.says("HTTPEndpoint added: ext", WITHIN_S)
+    again = await sidecar.call("ext", "x")
+    go_on.set()
+
+    assert [changed.body, again.body, (await call).body] == [b"two", b"two", b"one"]
+    assert removed.status == 500
 
 
 @pytest.mark.rule("C-68", "H-108")
@@ -176,7 +212,7 @@ async def test_a_configuration_that_does_not_load_leaves_the_old_one(
 async def test_calls_in_progress_and_the_wait_for_the_app_go_on_through_hang_ups(mesh: Mesh, resources: Path) -> None:
     gate = asyncio.Event()
 
-    async def handler(exchange: Any) -> None:
+    async def handler(exchange: Exchange) -> None:
         await gate.wait()
         await echo(exchange)
 

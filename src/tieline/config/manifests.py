@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from tieline.config.decode import WrongType
-from tieline.config.yaml_nodes import Node, Repeat, YamlProblem, read_documents
+from tieline.config.yaml_nodes import MAX_NODES, Node, Repeat, YamlProblem, read_documents
 
 API_VERSION: Final = "dapr.io/v1alpha1"
+MAX_VALUES: Final = 200_000
+"""Most values, lists and mappings of all files together; so many take seconds."""
 MAX_DOCUMENTS: Final = 1000
 """Most documents of a file that are read."""
 
@@ -70,13 +72,36 @@ class _Chunk(NamedTuple):
     text: bytes
 
 
-def read_manifests(data: bytes, file: str) -> Iterator[Manifest | Broken]:
-    """Return the documents of a file; one that is broken does not hide those after it. Empty ones are left out."""
+class Budget:
+    """How much may still be read: a start, or a reading while calls wait, must not take for ever."""
+
+    def __init__(self) -> None:
+        self._values = MAX_VALUES
+
+    def spend(self, values: int) -> None:
+        """Count what was read."""
+        self._values -= values
+
+    @property
+    def is_spent(self) -> bool:
+        return self._values < 0
+
+
+def read_manifests(data: bytes, file: str, budget: Budget) -> Iterator[Manifest | Broken]:
+    """Return the documents of a file; one that is broken does not hide those after it. Empty ones are left out.
+
+    Args:
+        budget: For all files together.
+    """
     for number, chunk in enumerate(_chunks(data)):
         if number == MAX_DOCUMENTS:
             yield Broken("", file, chunk.before + 1, f"only {MAX_DOCUMENTS} documents of a file are read")
             return
-        yield from _read_chunk(chunk, file)
+        if budget.is_spent:
+            text = f"only {MAX_VALUES} values are read, and there are more in these files"
+            yield Broken("", file, chunk.before + 1, text)
+            return
+        yield from _read_chunk(chunk, file, budget)
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
@@ -100,16 +125,18 @@ def _is_preamble(text: bytes) -> bool:
     return text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"%")
 
 
-def _read_chunk(chunk: _Chunk, file: str) -> Iterator[Manifest | Broken]:
+def _read_chunk(chunk: _Chunk, file: str, budget: Budget) -> Iterator[Manifest | Broken]:
     if not chunk.text.strip():
         return
     repeats: list[Repeat] = []
     try:
         for root in read_documents(chunk.text, before=chunk.before, repeats=repeats):
+            budget.spend(root.size)
             if not root.is_null:
                 yield _manifest(root, tuple(repeats), file)
             repeats.clear()
     except YamlProblem as error:
+        budget.spend(min(MAX_NODES, len(chunk.text) // 2))  # it may have come that far
         yield Broken("", file, error.line, error.text)
 
 

@@ -10,16 +10,24 @@ was read before, whatever is broken now keeps its last good definition.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tieline.config.components import Component, ComponentSpec, make_component, read_component
 from tieline.config.decode import WrongType
 from tieline.config.fatal import FatalOption, one_line
-from tieline.config.folders import MAX_FILES, Print, Unreadable, fingerprint, list_folder, read_bounded
+from tieline.config.folders import (
+    MAX_FILES,
+    Print,
+    Unreadable,
+    fingerprint,
+    fingerprint_in_parts,
+    list_folder,
+    read_bounded,
+)
 from tieline.config.http_endpoint import EndpointSpec, HttpEndpoint, make_endpoint, read_endpoint
-from tieline.config.manifests import API_VERSION, Broken, Manifest, bad_name, read_manifests
+from tieline.config.manifests import API_VERSION, Broken, Budget, Manifest, bad_name, read_manifests
 from tieline.config.references import References
 from tieline.config.secret_stores import SecretStore, StoreUnusable, open_store
 
@@ -62,9 +70,9 @@ class Resources:
     folders: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
-    def look(self) -> dict[str, Print | None]:
-        """Return what would now be ``seen``."""
-        return fingerprint(self.folders, self.files)
+    def look(self) -> Iterator[dict[str, Print | None]]:
+        """Return what would now be ``seen``, part by part."""
+        return fingerprint_in_parts(self.folders, self.files)
 
 
 def load_resources(
@@ -132,6 +140,7 @@ class _Loader:
         self._endpoints: list[tuple[Manifest, EndpointSpec]] = []
         self._components: list[ComponentSpec] = []
         self.stores: dict[str, SecretStore] = {}
+        self._budget = Budget()
         self._broken_files: set[str] = set()
         self._fatal: list[str] = []
         self._without_effect: list[str] = []
@@ -165,7 +174,7 @@ class _Loader:
             self._broken_files.add(path)
             self.tell("warning", f"resource file {path} cannot be read: {error}")
             return
-        for manifest in read_manifests(data, path):
+        for manifest in read_manifests(data, path, self._budget):
             if isinstance(manifest, Broken):
                 self._broken(manifest)
             else:

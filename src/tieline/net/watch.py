@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, TypeAlias
 
 from tieline.net.tasks import spawn
 
@@ -17,21 +17,23 @@ MAX_SETTLE_LOOKS: Final = 50
 """After so many looks at files that never rest, they are taken as they are."""
 MAX_SHARE: Final = 0.01
 """Part of the time that looking may take; where it is slow it is rarer."""
+MAX_INTERVAL_S: Final = 5.0
+"""But not rarer than this."""
 
-Seen = TypeVar("Seen")
+Seen: TypeAlias = Mapping[str, object]
 
 
-class Watch(Generic[Seen]):
+class Watch:
     """Calls back after a change.
 
     Args:
-        look: Returns what would differ after a change; it is called on the event loop, so it must be quick.
+        look: Returns what would differ after a change, in parts. Each is made on the event loop, so it must be quick.
         changed: Takes what was seen last, once it has settled, and returns what counts as seen from now on.
     """
 
     def __init__(
         self,
-        look: Callable[[], Seen],
+        look: Callable[[], Iterable[Seen]],
         changed: Callable[[Seen], Seen],
         *,
         interval_s: float = INTERVAL_S,
@@ -59,15 +61,22 @@ class Watch(Generic[Seen]):
         while True:
             await asyncio.sleep(pause)
             began = time.monotonic()
-            now = self._look()
-            pause = max(self._interval_s, (time.monotonic() - began) / MAX_SHARE)
+            now = await self._looked()
+            pause = max(self._interval_s, min(MAX_INTERVAL_S, (time.monotonic() - began) / MAX_SHARE))
             if now != seen:
                 seen = self._changed(await self._settled(now))
 
     async def _settled(self, now: Seen) -> Seen:
         for _ in range(MAX_SETTLE_LOOKS):
             await asyncio.sleep(self._settle_s)
-            before, now = now, self._look()
+            before, now = now, await self._looked()
             if now == before:
                 break
         return now
+
+    async def _looked(self) -> Seen:
+        seen: dict[str, object] = {}
+        for part in self._look():
+            seen |= part
+            await asyncio.sleep(0)
+        return seen

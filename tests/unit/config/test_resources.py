@@ -262,6 +262,20 @@ def test_documents_over_their_bound_are_not_read(files: Folders, monkeypatch: py
     assert "line 14: only 2 documents of a file are read" in texts(resources)[0]
 
 
+def test_values_over_their_bound_are_not_read_in_whatever_document_or_file(
+    files: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "MAX_VALUES", 100)
+    values = f"  x: [{','.join('1' * 60)}]\n"
+    files.write("a.yaml", endpoint("a", more=values) + "---\nx: [1" + ",1" * 60)
+    files.write("b.yaml", endpoint("b"))
+
+    resources = files.load()
+
+    assert list(resources.http_endpoints) == ["a"]
+    assert "b.yaml line 1: only 100 values are read" in texts(resources)[-1]
+
+
 @pytest.mark.rule("C-51")
 @pytest.mark.parametrize(
     "text",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
@@ -19,15 +19,16 @@ class Files:
         self.changed: list[str] = []
         self.enough = asyncio.Event()
 
-    def look(self) -> str:
+    def look(self) -> Iterator[Mapping[str, object]]:
         self.looked += 1
-        if len(self._looks) > 1:
-            return self._looks.pop(0)
-        self.enough.set()
-        return self._looks[0]
+        if len(self._looks) == 1:
+            self.enough.set()
+        now = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
+        yield {"first": now}
+        yield {"second": 0}
 
-    def apply(self, seen: str) -> str:
-        self.changed.append(seen)
+    def apply(self, seen: Mapping[str, object]) -> Mapping[str, object]:
+        self.changed.append(str(seen["first"]))
         return seen
 
 
@@ -35,11 +36,11 @@ async def watched(looks: Sequence[str], seen: str = "A") -> Files:
     """Return the ledger once the looks are used up, and one look later."""
     files = Files(looks)
     watch = Watch(files.look, files.apply, interval_s=0, settle_s=0)
-    watch.start(seen)
-    watch.start("never")
+    watch.start({"first": seen, "second": 0})
+    watch.start({})
     async with asyncio.timeout(5):
         await files.enough.wait()
-    for _ in range(5):
+    for _ in range(10):
         await asyncio.sleep(0)
     watch.stop()
     watch.stop()
@@ -71,7 +72,7 @@ async def test_files_that_never_rest_are_taken_in_the_end() -> None:
 async def test_nothing_is_looked_at_after_the_end() -> None:
     files = Files(["A"])
     watch = Watch(files.look, files.apply, interval_s=0, settle_s=0)
-    watch.start("A")
+    watch.start({"first": "A", "second": 0})
     await files.enough.wait()
 
     watch.stop()

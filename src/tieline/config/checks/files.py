@@ -20,7 +20,7 @@ from tieline.config.configuration import MAX_FILE_BYTES as MAX_CONFIGURATION_BYT
 from tieline.config.configuration import Configuration
 from tieline.config.decode import Schema, WrongType
 from tieline.config.environment import expand_environment, vanishing_references
-from tieline.config.manifests import API_VERSION, Broken, Manifest, bad_name, read_manifests
+from tieline.config.manifests import API_VERSION, Broken, Budget, Manifest, bad_name, read_manifests
 from tieline.config.manifests import field as field_of
 from tieline.config.resources import KINDS, OTHER_KINDS
 from tieline.config.spelling import closest
@@ -65,6 +65,7 @@ class Checker:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
+        self._budget = Budget()
         self._files: list[Findings] = []
         self._seen: list[Seen] = []
         self._wanted: list[tuple[Findings, _Wanted]] = []
@@ -82,7 +83,7 @@ class Checker:
         found = self.file(name)
         wanted = _Wanted()
         self._wanted.append((found, wanted))
-        for manifest in read_manifests(data, name):
+        for manifest in read_manifests(data, name, self._budget):
             self.documents += 1
             if isinstance(manifest, Broken):
                 found.error(manifest.line or 0, manifest.text)
