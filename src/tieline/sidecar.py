@@ -148,6 +148,8 @@ class Sidecar:
             return None
         if settings.app_protocol in ("grpc", "grpcs"):
             return ChannelNotBuilt(settings.app_protocol)
+        if settings.app_max_concurrency > 0:
+            log.info("app max concurrency set to %d", settings.app_max_concurrency)
         protocol, host, port = settings.app_protocol, settings.app_channel_address, settings.app_port
         proxies = self._proxies
         return HttpChannel(

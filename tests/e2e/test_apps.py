@@ -63,6 +63,7 @@ async def test_calls_over_the_limit_wait_and_none_is_refused(mesh: Mesh, way: st
 
     assert [answer.status for answer in answers] == [200] * 6
     assert app.most == 2
+    assert 'level=info msg="app max concurrency set to 2"' in pair.callee.log()
 
 
 @WAYS
