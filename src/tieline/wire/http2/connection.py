@@ -580,7 +580,7 @@ class Connection:
 
     def _on_block(self, number: int, flags: int, block: bytes) -> None:
         try:
-            fields = self._decoder.decode(block)
+            fields = self._decoder.decode(block, strictly=not self.peer_native)
         except BlockTooLarge as error:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
         except BadBlock as error:

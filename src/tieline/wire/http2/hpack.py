@@ -32,6 +32,8 @@ NEVER_INDEXED: Final = frozenset(
     }
 )
 TABLE_SIZE: Final = 4096
+REPEATED_BYTES: Final = 1024
+"""The longest block that is known again when it repeats."""
 
 __all__ = ["BadBlock", "BlockTooLarge", "HeaderDecoder", "HeaderEncoder"]
 
@@ -74,15 +76,21 @@ class HeaderEncoder:
 class HeaderDecoder:
     """Unpacks header blocks of one connection."""
 
-    __slots__ = ("_decode", "_decoder", "_table_size")
+    __slots__ = ("_decode", "_decoder", "_padded_well", "_table_size")
 
     def __init__(self, hard_limit: int) -> None:
         self._decoder = Decoder(hard_limit)
         self._decode = self._decoder.decode
         self._table_size = self._decoder.header_table_size
+        self._padded_well = b""
 
-    def decode(self, block: bytes) -> Fields:
+    def decode(self, block: bytes, *, strictly: bool = True) -> Fields:
         """Return name, value and a flag for each field.
+
+        Args:
+            block: The block.
+            strictly: Whether the padding of Huffman codes is checked, which the codec does not do. A Tieline as peer
+                sends none.
 
         Raises:
             BadBlock: The block is broken, or its table size update is not at its start (RFC 7541 §4.2).
@@ -104,4 +112,66 @@ class HeaderDecoder:
             if block[0] & 0xE0 != 0x20:
                 raise BadBlock("table size update not at the start of the block")
             self._table_size = size
+        # Clients repeat themselves; what a block says may change with the tables, but not how it is padded.
+        if strictly and block != self._padded_well:
+            check_padding(block, fields)  # type: ignore[arg-type]
+            if len(block) <= REPEATED_BYTES:
+                self._padded_well = block
         return fields  # type: ignore[return-value]  # raw=True gives bytes
+
+
+def check_padding(block: bytes, fields: Fields) -> None:
+    """Check that Huffman codes are padded with ones (RFC 7541 §5.2): that each string is as our own coder packs it.
+
+    ``fields`` are what the codec made of ``block``, which is sound otherwise.
+
+    Raises:
+        BadBlock: One is not.
+    """
+    pos, end = 0, len(block)
+    decoded = iter(fields)
+    while pos < end:
+        first = block[pos]
+        pos += 1
+        if first & 0x80:
+            next(decoded)
+            if first == 0xFF:
+                pos = _skip_number(block, pos)
+        elif first & 0xE0 == 0x20:
+            if first == 0x3F:
+                pos = _skip_number(block, pos)
+        else:
+            name, value, _ = next(decoded)
+            mask = 0x3F if first & 0x40 else 0x0F
+            index = first & mask
+            if index == mask:
+                pos = _skip_number(block, pos)
+            elif not index:
+                pos = _check_string(block, pos, name)
+            pos = _check_string(block, pos, value)
+
+
+def _check_string(block: bytes, pos: int, text: bytes) -> int:
+    """Check the string at ``pos``, which says ``text``, and return where it ends."""
+    first = block[pos]
+    size = first & 0x7F
+    pos += 1
+    if size == 0x7F:
+        start, pos = pos, _skip_number(block, pos)
+        size += sum((byte & 0x7F) << 7 * place for place, byte in enumerate(block[start:pos]))
+    end = pos + size
+    # Packed under a name from the static table, so that the string stands last. What the codec took for padding is
+    # shorter than a byte, so both are of one length and differ in the padding at most.
+    if first & 0x80 and size and not _pack([(b":authority", text, True)], True).endswith(block[pos:end]):
+        raise BadBlock("a Huffman code is not padded with ones")
+    return end
+
+
+def _skip_number(block: bytes, pos: int) -> int:
+    while block[pos] & 0x80:
+        pos += 1
+    return pos + 1
+
+
+_pack: Final = Encoder().encode
+"""Nothing that it packs is ever indexed, so it stays as it is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hpack
 import pytest
+from hpack.huffman_constants import REQUEST_CODES_LENGTH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from tests.support.http2 import GET, block, plain
 from tieline.wire.http2.hpack import NEVER_INDEXED, BadBlock, BlockTooLarge, HeaderDecoder, HeaderEncoder, flagged
 
 HARD = 262144
+CODE_BITS = REQUEST_CODES_LENGTH
+"""Length of each byte's Huffman code."""
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,11 @@ HARD = 262144
         b"\x82\x20",  # a change of the table that comes too late
         b"\0\1a\x81\xff\xff",
         b"\0\1a\x84\xff\xff\xff\xff",  # the end-of-string symbol
+        b"\0\1a\x81\x18",  # a Huffman code padded with zeros,
+        b"\0\1a\x81\x1e",  # with some,
+        b"\0\x81\x18\1b",  # in a name,
+        b"\x82\x41\x81\x18",  # behind another field,
+        b"\x0f\x00\x81\x18",  # under a name with a long index
     ],
 )
 def test_a_broken_block_is_refused(bad: bytes) -> None:
@@ -89,3 +97,38 @@ def test_what_another_codec_packs_is_read(messages: list[list[tuple[bytes, bytes
     for fields in messages:
         read = decoder.decode(other.encode(fields, huffman=huffman))
         assert [(name, value) for name, value, _ in read] == fields
+
+
+@settings(deadline=None)
+@given(lists, st.data())
+def test_what_another_codec_refuses_is_refused(messages: list[list[tuple[bytes, bytes]]], data: st.DataObject) -> None:
+    decoder, other, reader = HeaderDecoder(HARD), hpack.Encoder(), hpack.Decoder()
+
+    for fields in messages:
+        packed = bytearray(other.encode(fields, huffman=True))
+        if packed and data.draw(st.booleans()):
+            at = data.draw(st.integers(0, len(packed) - 1))
+            packed[at] ^= 1 << data.draw(st.integers(0, 7))
+        try:
+            ours = [(name, value) for name, value, _ in decoder.decode(bytes(packed))]
+        except BadBlock:
+            return
+        # Neither has lost its tables yet, so the other must be able to read it too, and in the same way.
+        assert [(bytes(name), bytes(value)) for name, value in reader.decode(bytes(packed), raw=True)] == ours
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=1, max_size=300), st.booleans())
+def test_only_a_padding_of_ones_is_taken(text: bytes, in_name: bool) -> None:
+    packed = bytearray(hpack.Encoder().encode([(text, b"") if in_name else (b"x", text)], huffman=True))
+    at = len(packed) - (2 if in_name else 1)
+    padding = (8 - sum(CODE_BITS[byte] for byte in text)) % 8
+    sound = HeaderDecoder(HARD).decode(bytes(packed))
+
+    for bit in range(padding):
+        spoilt = packed.copy()
+        spoilt[at] ^= 1 << bit
+        try:
+            assert HeaderDecoder(HARD).decode(bytes(spoilt)) != sound  # it was the code of one more byte
+        except BadBlock:
+            pass
