@@ -51,3 +51,13 @@ async def test_the_api_port_holds_to_http2(mesh: Mesh, tmp_path: Path) -> None:
 
     assert cases == CASES
     assert failed == EXCEPTIONS
+
+
+async def test_the_internal_port_holds_to_http2(mesh: Mesh, tmp_path: Path) -> None:
+    H2SPEC.or_skip()
+    sidecar = await mesh.sidecar("callee")
+
+    cases, failed = await h2spec(sidecar.internal, "/", tmp_path / "report.xml")
+
+    assert cases == CASES
+    assert failed == set()
