@@ -46,7 +46,7 @@ _COLOURS: Final[Mapping[str, str]] = {
     "fatal": "31",
 }
 # asyncio reports what nobody else could (a task that failed unseen); its lines should look like all others.
-_TREES: Final = ("dapr", "asyncio")
+_TREES: Final = ("dapr", "tieline", "asyncio")
 
 Fields: TypeAlias = Mapping[str, object]
 
@@ -69,7 +69,7 @@ def configure(
     version: str = "",
     stream: ByteSink | None = None,
 ) -> None:
-    """Send all lines of the ``dapr`` loggers to one place, in one form. May be called again.
+    """Send all lines of the ``dapr`` and ``tieline`` loggers to one place, in one form. May be called again.
 
     Args:
         level: A key of ``LEVELS`` in any case of letters.
