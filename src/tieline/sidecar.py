@@ -34,7 +34,7 @@ from tieline.config.environment import Ports, own_environment
 from tieline.config.outbound_proxy import read_proxies
 from tieline.config.resources import Resources, load_resources
 from tieline.config.settings import LOOPBACK, Settings
-from tieline.errors import StartError, TielineError
+from tieline.errors import ConfigError, StartError, TielineError
 from tieline.inbound.serve import ToApp, inbound
 from tieline.inbound.server import InboundServer
 from tieline.middleware.attempts import Attempts
@@ -42,7 +42,8 @@ from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Endpoint
 from tieline.names.builtin import RESOLVERS
 from tieline.names.cache import NameCache
-from tieline.names.host import host_address, own_internal_port
+from tieline.names.host import announced_address, host_address, own_internal_port
+from tieline.names.mdns.resolver import MdnsResolver
 from tieline.names.registry import local_registry, sidecar_entry
 from tieline.names.resolver import InstanceFacts, Resolver, create
 from tieline.names.sidecars import SidecarEntry, SidecarFacts, process_space, process_start
@@ -82,6 +83,8 @@ FIRST_PROBE_S: Final = 0.5
 """How long the first health probe of the app may put off that it is announced and the sidecar ready."""
 CHANGED_IN_PLACE: Final = frozenset({"spec.tracing", "spec.features", "spec.logging.apiLogging", "spec.components"})
 """Blocks of a Configuration that take effect without a new start."""
+_NAMESPACED: Final = frozenset({"", "mdns", "registry"})
+"""Resolvers, by component name, that tell the namespaces of Tieline's own sidecars apart."""
 
 
 class Sidecar:
@@ -220,16 +223,27 @@ class Sidecar:
             app_port=settings.app_port or 0,
             pid=sidecar.pid,
             started=sidecar.started,
+            announced_address=lambda: announced_address(listen, self._environ),
         )
+        return NameCache(self._make_resolvers(facts, sidecar), spawn=spawn)
+
+    def _make_resolvers(self, facts: InstanceFacts, sidecar: SidecarFacts) -> list[Resolver]:
+        """Make what the user configured; else the registry of this host, and mDNS behind it."""
+        listen = self._settings.internal_listen_address
+
+        def registry(*_: object) -> Resolver:
+            address = _registered_address(listen)
+            return local_registry(facts, environ=self._environ, spawn=spawn, address=address, sidecar=sidecar)
+
         spec = self._configuration.name_resolution
-        resolver: Resolver
-        if spec is not None and spec.component:
-            resolver = create(spec, facts, spawn, RESOLVERS)
-        else:
-            resolver = local_registry(
-                facts, environ=self._environ, spawn=spawn, address=_registered_address(listen), sidecar=sidecar
+        if spec is None or not spec.component:
+            return [registry()] if self._settings.no_mdns else [registry(), MdnsResolver(facts)]
+        if spec.component.lower() == "mdns" and self._settings.no_mdns:
+            raise ConfigError(
+                "--no-mdns is given, and spec.nameResolution.component is mdns: no app could be found; "
+                "leave one of them out"
             )
-        return NameCache([resolver], spawn=spawn)
+        return [create(spec, facts, spawn, {**RESOLVERS, "registry": registry})]
 
     def _make_api(self, names: NameCache) -> HttpApi:
         settings = self._settings
@@ -243,7 +257,7 @@ class Sidecar:
                 *fields.identity(settings.app_id, settings.namespace),
             ],
             namespace=settings.namespace,
-            knows_namespaces=spec is None or not spec.component,
+            knows_namespaces=spec is None or spec.component.lower() in _NAMESPACED,
         )
         self._dispatch = Dispatch(
             app_id=settings.app_id,
@@ -687,7 +701,7 @@ def _internal_addresses(settings: Settings) -> tuple[str, ...]:
 
 def _registered_address(listen: str | None) -> str:
     """Return the address for the registry of this host."""
-    if listen in (None, "", "localhost", "0.0.0.0"):
+    if listen in (None, "", "localhost", "0.0.0.0", "[::]"):
         return "127.0.0.1"
     assert listen is not None
     return listen.strip("[]")

@@ -48,7 +48,7 @@ def registry(mesh: Mesh) -> Path:
 
 async def running(mesh: Mesh, app_id: str, *argv: str) -> Process:
     """Start ``tieline run`` and return once it is up."""
-    process = mesh.process(app_id, [sys.executable, "-m", "tieline", "run", "--app-id", app_id, *argv])
+    process = mesh.process(app_id, [sys.executable, "-m", "tieline", "run", "--no-mdns", "--app-id", app_id, *argv])
     await process.says("You're up and running!", 20)
     return process
 

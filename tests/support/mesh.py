@@ -210,12 +210,14 @@ class Mesh:
         internal: int = 0,
         environ: Mapping[str, str] | None = None,
         quiet: bool = True,
+        mdns: bool = False,
         main: Sequence[str] = ("-m", "tieline", "sidecar"),
         wait: str | None = "/v1.0/healthz",
     ) -> Sidecar:
         """Start a sidecar, and wait until it is ready unless ``wait`` is ``None``.
 
-        ``quiet``: it makes no call of its own to the app.
+        ``quiet``: it makes no call of its own to the app. ``mdns``: it may find, and be found by, the sidecars of
+        other tests; only for a network of the test's own.
         """
         port = port or free_port()
         internal = internal or free_port()
@@ -224,6 +226,8 @@ class Mesh:
             "--dapr-grpc-port", str(free_port()), "--dapr-internal-grpc-port", str(internal),
             "--metrics-port", str(free_port()),
         ]  # fmt: skip
+        if not mdns:
+            command.append("--no-mdns")
         if quiet:
             command += ["--disable-init-endpoints", "config"]
         if app is not None:

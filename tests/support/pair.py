@@ -85,7 +85,7 @@ class _Starter:
     def sidecar(self, app_id: str, ports: Sequence[int], *more: str, **environment: str) -> None:
         http, grpc, internal = map(str, ports)
         flags = ["--app-id", app_id, "--dapr-http-port", http, "--dapr-grpc-port", grpc]
-        flags += ["--dapr-internal-grpc-port", internal, "--enable-metrics=false", *more]
+        flags += ["--dapr-internal-grpc-port", internal, "--enable-metrics=false", "--no-mdns", *more]
         self(app_id, sys.executable, "-P", "-m", "tieline", "sidecar", *flags, **environment)
 
 

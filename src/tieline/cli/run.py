@@ -40,6 +40,7 @@ _SWITCHES: Final[tuple[tuple[str, str], ...]] = (
     ("enable-profiling", "Offer profiles of the sidecar."),
     ("enable-app-health-check", "Send the app no calls while it is ill."),
     ("enable-api-logging", "Log each call of the API."),
+    ("no-mdns", "Find apps by the registry of this host only."),
     ("app-ssl", "Deprecated: use --app-protocol https or grpcs."),
 )
 MAX_PORT: Final = 65535

@@ -75,6 +75,7 @@ OPTIONS: Final[Mapping[str, Flag]] = {
         Flag("dapr-internal-grpc-listen-address", _TEXT, "", "Address for other sidecars; loopback if not given"),
         Flag("dapr-public-port", _TEXT, "", "Port that serves health and metadata only", Feature.PUBLIC_PORT),
         Flag("dapr-public-listen-address", _TEXT, "", "Address of the public port", Feature.PUBLIC_PORT),
+        Flag("no-mdns", _SWITCH, False, "Find and be found without multicast, by the registry of this host only"),
         Flag("enable-metrics", _SWITCH, True, "Serve metrics", Feature.METRICS),
         Flag("metrics-port", _TEXT, "9090", "Port of the metrics", Feature.METRICS),
         Flag("metrics-listen-address", _TEXT, "0.0.0.0", "Address of the metrics", Feature.METRICS),
@@ -191,6 +192,7 @@ class Options(NamedTuple):
     metrics_listen_address: str
     metrics_port: str
     mode: str
+    no_mdns: bool
     placement_host_address: str
     profile_port: str
     read_buffer_size: str
@@ -289,6 +291,7 @@ def check(options: Options, environ: Mapping[str, str], *, built: Features = BUI
         internal_listen_address=_internal_listen_address(options),
         enable_mtls=options.enable_mtls,
         host_ip=environment.host_ip,
+        no_mdns=options.no_mdns,
         public_port=ports.public,
         public_listen_address=options.dapr_public_listen_address,
         enable_metrics=options.enable_metrics,

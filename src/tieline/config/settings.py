@@ -62,6 +62,7 @@ class Settings:
         api_token: Token that API callers must show; ``None`` for none.
         app_api_token: Token that the app is shown; ``None`` for none.
         host_ip: Own address as the user gave it; ``None`` to find out.
+        no_mdns: The default resolvers are the registry of this host alone.
         http_disable_h2c: No cleartext HTTP/2 on the HTTP API port (H-3).
         map_grpc_status: Finer HTTP statuses for errors of gRPC apps (A-11).
     """
@@ -94,6 +95,7 @@ class Settings:
     internal_listen_address: str | None
     enable_mtls: bool
     host_ip: str | None
+    no_mdns: bool
 
     public_port: int | None
     public_listen_address: str

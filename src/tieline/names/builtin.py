@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from tieline.names.mdns.resolver import mdns
 from tieline.names.resolver import Factory
 from tieline.names.sqlite import sqlite
 
-RESOLVERS: Final[Mapping[str, Factory]] = MappingProxyType({"sqlite": sqlite})
+RESOLVERS: Final[Mapping[str, Factory]] = MappingProxyType({"mdns": mdns, "sqlite": sqlite})
 """Makers by lower-case component name, for ``resolver.create``."""

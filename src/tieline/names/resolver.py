@@ -11,7 +11,7 @@ from tieline.errors import ConfigError, StartError
 from tieline.model import Endpoint, Target
 
 NOT_BUILT: Final = frozenset(
-    {"mdns", "kubernetes", "consul", "hashicorp.consul", "nameformat", "aws.cloudmap"},
+    {"kubernetes", "consul", "hashicorp.consul", "nameformat", "aws.cloudmap"},
 )
 """Components that Dapr knows and that do not exist here yet (N-1)."""
 
@@ -81,6 +81,8 @@ class InstanceFacts:
         internal_port: The port that is really held, not the one asked for.
         app_port: 0 without an app.
         started: Unix time in seconds.
+        announced_address: Returns the IP literal by which others reach the internal port now; it may change with the
+            network.
     """
 
     app_id: str
@@ -92,6 +94,7 @@ class InstanceFacts:
     app_port: int
     pid: int
     started: float
+    announced_address: Callable[[], str] = lambda: "127.0.0.1"
 
 
 class ResolverSpec(Protocol):

@@ -154,10 +154,13 @@ class PeerCaller:
         return fields
 
     def _authority(self, call: Invocation) -> bytes:
-        """Write whom we mean: the namespace only if the caller named one and the resolver vouches for it."""
+        """Write whom we mean: the namespace only if it is not the usual one and the resolver vouches for it.
+
+        Callers in a namespace of their own always write it: an address that mDNS found may be of any.
+        """
         target = call.target
         text = quote(target.app_id, safe="", errors="surrogateescape")
-        if target.namespace != self._namespace and self._knows_namespaces:
+        if self._knows_namespaces and not target.namespace == self._namespace == "default":
             text += "." + quote(target.namespace, safe="", errors="surrogateescape")
         authority = text.encode("ascii")
         if len(self._authorities) >= MAX_AUTHORITIES:

@@ -49,9 +49,7 @@ def test_an_unknown_resolver_stops_the_start_with_daprs_text_and_a_remedy(
 
 
 @pytest.mark.rule("N-1")
-@pytest.mark.parametrize(
-    "component", ["mdns", "kubernetes", "consul", "HashiCorp.Consul", "nameformat", "aws.cloudmap"]
-)
+@pytest.mark.parametrize("component", ["kubernetes", "consul", "HashiCorp.Consul", "nameformat", "aws.cloudmap"])
 def test_a_resolver_that_is_not_built_yet_is_never_accepted_in_silence(component: str) -> None:
     with pytest.raises(ConfigError, match=r"is not built into this version of Tieline; set .*; or leave"):
         create(Spec(component), facts(), spawn, RESOLVERS)
