@@ -22,9 +22,9 @@ from tests.support.mesh import Mesh, Pair, Process, Sidecar, free_port, until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc")
 
 
-async def tieline(mesh: Mesh, *argv: str, stdin: bytes | None = None) -> Result:
+async def tieline(mesh: Mesh, *argv: str, **variables: str) -> Result:
     """Run a command with the mesh's registry."""
-    return await command.run(mesh.environ, *argv, stdin=stdin)
+    return await command.run({**mesh.environ, **variables}, *argv)
 
 
 async def listed(mesh: Mesh) -> dict[str, dict[str, Any]]:
@@ -424,6 +424,82 @@ async def test_stop_ends_what_run_started_with_it(mesh: Mesh) -> None:
     assert "terminated signal received: shutting down" in run.log()
     assert not Path(f"/proc/{row['appPid']}").exists()
     assert await listed(mesh) == {}
+
+
+async def test_stop_finds_the_run_without_the_token_that_metadata_asks_for(mesh: Mesh) -> None:
+    """By the kernel: it is the sidecar's parent."""
+    run = mesh.process(
+        "run",
+        [
+            "env",
+            "DAPR_API_TOKEN=secret",
+            sys.executable,
+            "-m",
+            "tieline",
+            "run",
+            "--app-id",
+            "orders",
+            "--",
+            "sleep",
+            "1000",
+        ],
+    )
+    await run.says("You're up and running!", 20)
+
+    async def told() -> bool:
+        rows = await tieline(mesh, "list", "-o", "json", DAPR_API_TOKEN="secret")
+        return bool(rows.json()[0]["command"])
+
+    await until(told, 10)
+    row = (await listed(mesh))["orders"]
+    call = await tieline(mesh, "invoke", "orders", "m")
+    result = await tieline(mesh, "stop", "orders")
+
+    assert (row["cliPid"], row["command"], row["needsToken"]) == (run.pid, "", True)
+    assert call.code == 1
+    assert "set DAPR_API_TOKEN or give --api-token" in call.err
+    assert result.code == 0
+    assert run.code == 0
+
+
+async def test_a_sidecar_of_another_container_is_stopped_by_its_api(mesh: Mesh) -> None:
+    """Its process id means nothing here."""
+    sidecar = await mesh.sidecar("orders")
+    guarded = await mesh.sidecar("guarded", environ={"DAPR_API_TOKEN": "secret"})
+    with sqlite3.connect(registry(mesh)) as db:
+        db.execute("UPDATE tieline_sidecars SET facts = json_set(facts, '$.process_space', 'pid:[1]', '$.pid', 1)")
+        db.execute("UPDATE tieline_instances SET pid = 1")
+    db.close()
+
+    refused = await tieline(mesh, "stop", "guarded")
+    result = await tieline(mesh, "stop", "orders")
+
+    assert (refused.code, guarded.code) == (1, None)
+    assert "its API asks for a token; set DAPR_API_TOKEN" in refused.err
+    assert (result.code, result.err) == (0, "")
+    assert await sidecar.wait() == 0
+    assert (await tieline(mesh, "stop", "guarded", DAPR_API_TOKEN="secret")).code == 0
+
+
+async def test_invoke_through_a_sidecar_that_hangs_is_3_and_not_a_wait_without_end(mesh: Mesh) -> None:
+    hanging = await mesh.sidecar("hanging")
+    hanging.signal(signal.SIGSTOP)
+    try:
+        result = await tieline(mesh, "invoke", "orders", "m", "--from", "hanging")
+    finally:
+        hanging.signal(signal.SIGCONT)
+
+    assert result.code == 3
+    assert "the sidecar of hanging does not answer" in result.err
+
+
+async def test_names_that_a_terminal_cannot_show_are_shown_as_far_as_they_can(mesh: Mesh) -> None:
+    await mesh.sidecar("日本")
+
+    for argv in (["list"], ["list", "-o", "json"], ["doctor"], ["stop", "日本"]):
+        result = await tieline(mesh, *argv, PYTHONIOENCODING="latin-1")
+        assert result.code == 0, argv
+        assert "??" in result.out
 
 
 async def test_a_sidecar_that_is_stopped_alone_takes_its_run_along(mesh: Mesh) -> None:

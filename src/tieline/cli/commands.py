@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
     "validate": _Command("tieline.cli.validate", "Check resource files and Configurations, without a start."),
     "demo": _Command("tieline.cli.demo", "Show a call between two apps, and a call that fails, in a few seconds."),
     "sidecar": _Command("", "Start a sidecar alone; takes the flags of daprd."),
+    "version": _Command("tieline.cli.version", "Print the versions."),
     "completion": _Command("tieline.cli.completion", "Print a script that lets your shell complete commands."),
 }
 
@@ -93,6 +95,10 @@ def group() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the group and return the exit code. Wrong arguments give one line on stderr, and 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names may hold what a terminal cannot show: then it shows a question mark.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     output = sys.stdout
     try:
         code = group.main(

@@ -221,6 +221,8 @@ def _sidecar(app_id: str, given: dict[str, Any], report: Report) -> tuple[Addres
                 "no sidecar of this user runs here to call through. Start one, "
                 '"tieline run --app-id caller", or name one by --port or --address.'
             )
+    if chosen.status is Status.SILENT:
+        return report.not_reached(f"the sidecar of {chosen.name} does not answer: {chosen.detail}.")
     assert chosen.address is not None
     return chosen.address, chosen.name
 

@@ -43,7 +43,7 @@ def command(output: str) -> int:
         documents = [_document(member, now) for member in found]
         click.echo(yaml.safe_dump(documents, sort_keys=False, allow_unicode=True), nl=False)
     elif found:
-        click.echo("\n".join(render(_columns(found, now), terminal_width())))
+        click.echo("\n".join(_table(found, now)))
     else:
         click.echo(NOTHING)
         click.echo(
@@ -52,6 +52,14 @@ def command(output: str) -> int:
             err=True,
         )
     return 0
+
+
+def _table(found: Sequence[Member], now: float) -> list[str]:
+    lines = render(_columns(found, now), terminal_width())
+    if "WHY" in lines[0]:
+        return lines
+    # No room beside the rest, but it is what one wants to know.
+    return lines + [f"{clean(member.name)}: {why}" for member in found if (why := _why(member))]
 
 
 def _columns(found: Sequence[Member], now: float) -> list[Column]:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from tieline.cli.api import NotReached, ask
+from tieline.cli.sockets import command_line
 from tieline.cli.wait import HEALTH_PATH, NO_CONTENT, Address
 from tieline.names.registry import Content, Instance, find_registry, read_registry
 from tieline.names.sidecars import SidecarFacts, parent_of, process_start
@@ -46,9 +48,8 @@ class Member:
         detail: Why it is not healthy, in a few words.
         announced: Whether callers find it by the registry.
         heartbeat_age_s: Seconds since its last heartbeat, less than 0 if a clock is wrong; ``None`` if there was none.
-        cli_pid: Of the ``run`` that started it; this and the two below as its metadata tells, 0 or empty if it does
-            not.
-        app_pid: Of the app.
+        cli_pid: Of the ``run`` that started it; 0 if none did.
+        app_pid: Of the app; this and the next as its metadata tells, 0 or empty if it does not.
         command: That the app was started with.
     """
 
@@ -185,6 +186,7 @@ def _asked(member: Member, token: str) -> Member:
     address = member.address
     if not member.is_ours or not member.is_alive or address is None:
         return member
+    member = replace(member, cli_pid=_run_of(member.facts))
     try:
         health = ask(address, "GET", HEALTH_PATH, timeout_s=ASK_TIMEOUT_S)
     except NotReached as error:
@@ -221,18 +223,24 @@ def _with_metadata(member: Member, body: bytes) -> Member:
         return replace(member, status=Status.SILENT, detail="another sidecar answers at its address")
     return replace(
         member,
-        cli_pid=_run_of(member, extended.get("cliPID", "")),
+        cli_pid=_run_of(member.facts, _number(extended.get("cliPID", ""))),
         app_pid=_number(extended.get("appPID", "")),
         command=extended.get("appCommand", ""),
         extended=extended,
     )
 
 
-def _run_of(member: Member, claimed: str) -> int:
-    """Return the process that started a sidecar and ends with it, if the kernel confirms what metadata says."""
-    pid = _number(claimed)
-    parent = parent_of(member.facts.pid)
-    return pid if not parent or member.facts.is_elsewhere() or parent == pid else 0
+def _run_of(facts: SidecarFacts, claimed: int = 0) -> int:
+    """Return the ``run`` that started a sidecar and ends with it: its parent, if that is one; 0 if there is none.
+
+    Args:
+        claimed: What metadata says, for where the kernel does not tell.
+    """
+    parent = 0 if facts.is_elsewhere() else parent_of(facts.pid)
+    if not parent:
+        return claimed
+    names = [Path(word).name for word in command_line(parent)[:6]]
+    return parent if parent == claimed or ("tieline", "run") in pairwise(names) else 0
 
 
 def _number(text: str) -> int:

@@ -155,27 +155,35 @@ class SidecarEntry:
         self._locate = locate
         self._facts = facts
         self._turn = threading.Lock()
+        self._path = ""
         self._removed = False
 
     def write(self) -> None:
         """Write the row, unless it was removed already, and delete those of processes that ended long ago."""
         with self._turn:
-            if not self._removed:
+            if self._removed:
+                return
+            try:
+                self._path = self._locate()
+            except (OSError, FileTrouble) as error:
+                _log.debug("local registry: no word left for tools: %s", error)
+            else:
                 self._change(self._put, WRITE_PATIENCE_S)
 
     def remove(self) -> None:
-        """Delete the row. Idempotent."""
+        """Delete the row; a registry that is gone is not made again for that. Idempotent."""
         with self._turn:
             self._removed = True
-            self._change(self._delete, REMOVE_PATIENCE_S)
+            if self._path and Path(self._path).exists():
+                self._change(self._delete, REMOVE_PATIENCE_S)
 
     def _change(self, change: Callable[[sqlite3.Connection], None], patience_s: float) -> None:
         try:
-            uri = f"file:{quote(self._locate())}?mode=rw"
+            uri = f"file:{quote(self._path)}?mode=rw"
             with closing(sqlite3.connect(uri, uri=True, timeout=patience_s, isolation_level=None)) as db:
                 db.execute("PRAGMA journal_mode=WAL")
                 change(db)
-        except (sqlite3.Error, OSError, FileTrouble) as error:
+        except (sqlite3.Error, OSError) as error:
             _log.debug("local registry: no word left for tools: %s", error)
 
     def _put(self, db: sqlite3.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -29,11 +30,13 @@ def test_help_reads_well_on_80_columns(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == shown
     assert max(map(len, shown.splitlines())) <= 80
-    for command in ("run", "list", "invoke", "stop", "doctor", "validate", "demo", "sidecar", "completion"):
+    for command in ("run", "list", "invoke", "stop", "doctor", "validate", "demo", "sidecar", "version", "completion"):
         assert f"\n  {command} " in shown
 
 
-@pytest.mark.parametrize("command", ["run", "list", "invoke", "stop", "doctor", "validate", "demo", "completion"])
+@pytest.mark.parametrize(
+    "command", ["run", "list", "invoke", "stop", "doctor", "validate", "demo", "version", "completion"]
+)
 def test_help_of_each_command_fits_80_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Long flags wrap."""
     assert main([command, "--help"]) == 0
@@ -49,6 +52,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
 
     assert capsys.readouterr().out == f"tieline {tieline.__version__}\n"
+
+
+@pytest.mark.rule("K-3")
+def test_versions_as_dapr_tells_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Command and sidecar are one package."""
+    assert main(["version"]) == 0
+    text = capsys.readouterr().out
+    assert main(["version", "-o", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+
+    assert text == f"CLI version: {tieline.__version__}\nRuntime version: {tieline.__version__}\n"
+    assert document == {"Cli version": tieline.__version__, "Runtime version": tieline.__version__}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -50,6 +51,16 @@ def test_what_was_written_is_read_and_gone_when_it_was_removed(environ: dict[str
     entry.remove()
 
     assert rows(environ) == []
+
+
+def test_a_registry_that_is_gone_is_not_made_again_to_remove_something_from_it(environ: dict[str, str]) -> None:
+    entry = sidecar_entry(own(), environ)
+    entry.write()
+    shutil.rmtree(find_registry(environ).parent)
+
+    entry.remove()
+
+    assert not find_registry(environ).parent.exists()
 
 
 def test_a_removal_that_is_quicker_than_the_writing_holds(environ: dict[str, str]) -> None:
