@@ -1,4 +1,4 @@
-"""``tieline demo``: two apps, two sidecars and four calls in a few seconds, and nothing left behind."""
+"""``tieline demo``: two apps, two sidecars and a few calls in a few seconds, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -53,10 +53,16 @@ class Step(NamedTuple):
     cause: str = ""
 
 
+ENDPOINT: Final = "mathHTTPEndpoint"
+APP_URL: Final = "{app}"
+"""Stands in a step's target for the URL of the app."""
+
 STEPS: Final = (
     Step("Call the method add of the app mathService", "mathService", "add", 200, "33"),
     Step("A method may be a path", "mathService", "api/v1/add", 200, "33"),
     Step("The same app, with its namespace", "mathService.default", "add", 200, "33"),
+    Step("An address outside the mesh that has a name, an HTTPEndpoint", ENDPOINT, "add", 200, "33"),
+    Step("Any URL", APP_URL, "add", 200, "33"),
     Step("An app that does not exist: the failure explains itself", "nobody", "add", 500, None, "name-unknown"),
 )
 
@@ -77,7 +83,8 @@ def command(keep: bool) -> int:
     """Show a call between two apps, and a call that fails, in a few seconds.
 
     Starts an app mathService and a caller, each with a sidecar, on free ports of this host, with a registry of
-    their own in a temporary folder. Exit code 0 only if all answers were right.
+    their own in a temporary folder, and calls the app by its name, and as one outside the mesh. Exit code 0 only if
+    all answers were right.
     """
     return demo(Console(), keep=keep)
 
@@ -89,7 +96,7 @@ def demo(console: Console, *, keep: bool = False, sidecar_command: Sequence[str]
         console.info("Starting the app mathService, its sidecar, and the sidecar of a caller.\n")
         with _Stage(sidecar_command) as stage:
             stage.bring_up()
-            right = [_show(console, number, step, stage.http_port) for number, step in enumerate(STEPS, 1)]
+            right = [_show(console, number, step, stage) for number, step in enumerate(STEPS, 1)]
             if keep:
                 _stay(console)
     except DemoFailed as error:
@@ -125,6 +132,11 @@ class _Stage:
         self._caller_ports = [port.number for port in self._ports[4:]]
 
     @property
+    def app_url(self) -> str:
+        """Where the app listens."""
+        return f"http://127.0.0.1:{self._app_port}"
+
+    @property
     def http_port(self) -> int:
         """The HTTP API of the caller's sidecar."""
         return self._caller_ports[0]
@@ -158,10 +170,20 @@ class _Stage:
             port.before_start()
         app = self._start("app", (sys.executable, "-P", "-m", "tieline.cli.demo_app", str(self._app_port)))
         callee = self._start_sidecar("mathService", self._callee_ports, "--app-port", str(self._app_port))
-        caller = self._start_sidecar("caller", self._caller_ports)
+        caller = self._start_sidecar("caller", self._caller_ports, "--resources-path", str(self._write_resources()))
         self._wait_for(app, "app", lambda: is_listening(("127.0.0.1", self._app_port)))
         self._wait_for(callee, "mathService", lambda: _is_up(self._callee_ports[0]))
         self._wait_for(caller, "caller", lambda: _is_up(self._caller_ports[0]))
+
+    def _write_resources(self) -> Path:
+        """Write what the caller's sidecar is to know of the world outside; return the folder."""
+        folder = Path(self._folder.name) / "resources"
+        folder.mkdir()
+        (folder / "math.yaml").write_text(
+            "apiVersion: dapr.io/v1alpha1\nkind: HTTPEndpoint\n"
+            f"metadata:\n  name: {ENDPOINT}\nspec:\n  baseUrl: {self.app_url}\n"
+        )
+        return folder
 
     def _start_sidecar(self, app_id: str, ports: Sequence[int], *more: str) -> Child:
         http_port, grpc_port, internal_port = map(str, ports)
@@ -205,9 +227,10 @@ def _is_up(http_port: int) -> bool:
     return probe_health(("127.0.0.1", http_port)) is None
 
 
-def _show(console: Console, number: int, step: Step, http_port: int) -> bool:
+def _show(console: Console, number: int, step: Step, stage: _Stage) -> bool:
     """Make one call, print it so that it can be repeated, and tell whether the answer was right."""
-    path = f"/v1.0/invoke/{step.target}/method/{step.method}"
+    http_port = stage.http_port
+    path = f"/v1.0/invoke/{step.target.replace(APP_URL, stage.app_url)}/method/{step.method}"
     console.plain(f"{number}. {step.title}")
     url = f"http://127.0.0.1:{http_port}{path}"
     console.plain(f"   curl -i {url} \\\n     -H {shlex.quote('Content-Type: ' + JSON_TYPE)} -d {shlex.quote(BODY)}")

@@ -163,22 +163,18 @@ class Http2Protocol(Buffered):
         self.h2.paused = False
         self.h2.pump()
         self.kick()
-        if not self._reading and not self.lost:
+        if not self._reading:
             self._reading = True
             self._transport.resume_reading()
 
     def _stop_reading(self) -> None:
         """A server reads nothing more from a peer that takes nothing, lest its answers pile up here.
 
-        A client must not: two ends that both wait for the other to read would wait for ever.
+        A client must not: two ends that both wait for the other to read would wait for ever. Never to be called within
+        a read: aiofastnet's TLS would forget what it has read already.
         """
         if self._reading and not self.h2.client and sum(map(len, self.h2.out)) > OUT_WHILE_PAUSED:
             self._reading = False
-            # Paused within its own read, aiofastnet's TLS forgets what it has read already, and never wakes us.
-            self._loop.call_soon(self._pause)
-
-    def _pause(self) -> None:
-        if not self._reading and not self.lost:
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -32,7 +32,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        _, _, _, target, _, method = self.path.split("/", 5)
+        target, _, method = self.path.removeprefix("/v1.0/invoke/").partition("/method/")
+        if target.startswith("http://") or target == "mathHTTPEndpoint":
+            target = "mathService"
         known = Path(os.environ["XDG_STATE_HOME"]) / target.partition(".")[0]
         if not known.exists():
             self.send_response(500)

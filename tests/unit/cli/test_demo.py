@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,8 +39,10 @@ def test_the_worked_example_is_shown_with_what_repeats_it(place: Path) -> None:
     shown = out.getvalue().decode()
     assert (code, err.getvalue().decode()) == (0, ""), shown
     assert "/v1.0/invoke/mathService/method/add \\\n     -H 'Content-Type: application/json' -d '{" in shown
-    assert shown.count("   200 33  (") == 3
+    assert shown.count("   200 33  (") == 5
     assert "/v1.0/invoke/mathService.default/method/add" in shown
+    assert "/v1.0/invoke/mathHTTPEndpoint/method/add" in shown
+    assert re.search(r"/v1.0/invoke/http://127.0.0.1:\d+/method/add", shown)
     assert "   why?         tieline-cause: name-unknown\n   what to do?  tieline-hint: start it\n" in shown
     assert "All answers were right." in shown
     assert list(place.iterdir()) == []
@@ -63,8 +66,8 @@ def test_a_sidecar_that_does_not_start_is_told_with_its_last_lines(place: Path) 
         (STEPS[0], Answer(200, "33\n", {}, 0.0), True),
         (STEPS[0], Answer(200, "34", {}, 0.0), False),
         (STEPS[0], Answer(500, "33", {"tieline-cause": "app-broken"}, 0.0), False),
-        (STEPS[3], Answer(500, "{}", {"tieline-cause": "name-unknown"}, 0.0), True),
-        (STEPS[3], Answer(500, "{}", {}, 0.0), False),
+        (STEPS[-1], Answer(500, "{}", {"tieline-cause": "name-unknown"}, 0.0), True),
+        (STEPS[-1], Answer(500, "{}", {}, 0.0), False),
     ],
 )
 def test_an_answer_is_right_only_with_status_body_and_cause(step: Step, answer: Answer, right: bool) -> None:

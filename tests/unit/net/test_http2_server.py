@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from typing import cast
+import socket
+import ssl
+from pathlib import Path
+from typing import Any, cast
 
+import aiofastnet
 import pytest
 
 from tests.support.mesh import until
+from tests.support.tls import Authority, server_context
 from tieline.model import Headers, Reply, Request
+from tieline.net.dial import Dialler
 from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
 from tieline.net.http2_server import Http2Server
@@ -92,3 +98,55 @@ async def test_a_call_leaves_no_work_to_the_garbage_collector(body: bytes) -> No
     assert left < 50
     client.abort()
     listener.abort()
+
+
+async def test_over_tls_a_client_that_reads_late_loses_nothing(tmp_path: Path) -> None:
+    """The server reads nothing more meanwhile, though TLS may have read ahead; then it must go on where it was."""
+    authority = Authority()
+    calls, size = 300, 16_000
+    stopped = asyncio.Event()
+    members: set[Any] = set()
+
+    class Server(Http2Server):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            super().connection_made(transport)
+
+        def _stop_reading(self) -> None:
+            super()._stop_reading()
+            if not self._reading:
+                stopped.set()
+
+    async def answer(request: Request) -> Reply:
+        # Heads of their own, since bodies wait elsewhere.
+        return Reply(200, [(b"x-long", request.path * 1000)], bytes(size))
+
+    limits = Limits(streams=calls)
+    listening = await aiofastnet.create_server(
+        asyncio.get_running_loop(),
+        lambda: Server(answer, limits=limits, native=False, members=members),
+        "127.0.0.1",
+        0,
+        ssl=server_context(tmp_path, authority.issue("127.0.0.1"), alpn=["h2"]),
+    )
+    trust = ssl.create_default_context(cadata=authority.pem)
+    trust.set_alpn_protocols(["h2"])
+    dialler = Dialler("127.0.0.1", listening.sockets[0].getsockname()[1], tls=trust, connect_timeout_s=5)
+    client = await dialler.connect(lambda: Http2Client(limits=Limits(), native=False))
+    assert isinstance(client, Http2Client)
+    await client.ready
+
+    client._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    client._transport.pause_reading()
+    begun = [
+        client.begin_request(request_fields(b"POST", b"/%d" % number, b"a", []), bytes(4000)) for number in range(calls)
+    ]
+    async with asyncio.timeout(10):
+        await stopped.wait()
+    client._transport.resume_reading()
+    async with asyncio.timeout(20):
+        replies = [await one.answer for one in begun]
+
+    assert {reply.status for reply in replies} == {200}
+    client.abort()
+    listening.close()
