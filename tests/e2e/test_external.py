@@ -248,6 +248,24 @@ async def test_an_endpoint_with_certificates_is_called_over_tls(mesh: Mesh, tmp_
     await app.aclose()
 
 
+@pytest.mark.rule("H-102")
+async def test_the_systems_authorities_hold_for_urls(mesh: Mesh, tmp_path: Path) -> None:
+    authority = Authority()
+    server = H2Server()
+    await server.start(tls=server_context(tmp_path, authority.issue("localhost"), alpn=["h2"]))
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_text(authority.pem)
+    app = await mesh.app(echo)
+    environ = {"SSL_CERT_FILE": str(trusted)}
+    sidecar = await mesh.sidecar("caller", app, "--app-max-concurrency", "1", environ=environ)
+
+    answers = [await sidecar.call(f"https://{host}:{server.port}", "add") for host in ("localhost", "127.0.0.1")]
+
+    assert [answer.status for answer in answers] == [200, 500]
+    assert b"x509: certificate is not valid for 127.0.0.1" in answers[1].body
+    await server.aclose()
+
+
 async def test_a_server_that_closes_in_the_handshake_leaves_no_traceback(mesh: Mesh) -> None:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(65536)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import ssl
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -104,6 +103,8 @@ def _as_file(text: str) -> Iterator[str]:
         finally:
             os.close(number)
         return
+    import tempfile  # only where there is no other way
+
     with tempfile.NamedTemporaryFile() as named:
         named.write(data)
         named.flush()

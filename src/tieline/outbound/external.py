@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
@@ -34,6 +35,8 @@ from tieline.wire import redirects
 from tieline.wire.method_path import check_percent
 from tieline.wire.url import BadUrl, Url, parse_url
 
+log = logging.getLogger("dapr.runtime")
+
 MAX_ANSWER_HEAD: Final = 65536
 """Longest head of an answer, in bytes."""
 CONNECT_TIMEOUT_S: Final = 15.0
@@ -45,6 +48,8 @@ SERVER_IDLE_S: Final = 90.0
 """A server that was not called for so long is forgotten."""
 MAX_URLS: Final = 1024
 """URL targets that are remembered taken apart; then the memory starts afresh."""
+MAX_URL_LENGTH: Final = 256
+"""Longer ones are taken apart anew each time."""
 _PERCENT: Final = 0x25
 # Every message has its own, whatever a resource says (H-50); the rest of what it sets is sent.
 _NOT_SET: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"trailer"})
@@ -250,6 +255,11 @@ class External:
                 kept.spec = spec  # it may stand elsewhere now
                 self.endpoints[name] = old.pop(name)
                 continue
+            if "." in name:
+                log.warning(
+                    "HTTPEndpoint %s (%s:%d) cannot be called: in a target, what follows a dot is a namespace",
+                    name, spec.file, spec.line,
+                )  # fmt: skip
             slots = kept.slots if kept is not None else self._new_slots()
             self.endpoints[name] = NamedEndpoint(
                 spec, slots=slots, system=self._system, others=self._others, proxies=self._proxies
@@ -273,9 +283,10 @@ class External:
                 raise _bad_url(
                     error, addressed, call, "address a whole URL: http://host:port or https://host"
                 ) from error
-            if len(self._urls) >= MAX_URLS:
-                self._urls.clear()
-            self._urls[addressed] = base
+            if len(addressed) <= MAX_URL_LENGTH:
+                if len(self._urls) >= MAX_URLS:
+                    self._urls.clear()
+                self._urls[addressed] = base
         call.record.external = base.origin
         request = first_request(call, base, fields.to_endpoint(call.headers))
         transport = self._others.to(base)

@@ -15,16 +15,17 @@ from tieline.wire.errors_text import quote
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_PORT: Final = re.compile(r":[0-9]{1,10}")
+# Compiled when a URL is read, since most sidecars read none.
+_SCHEME: Final = r"([A-Za-z][A-Za-z0-9+.-]*):"
+_PORT: Final = r":[0-9]{1,10}"
 # RFC 3986 §3.2.2 names, and what resolvers take besides; nothing that could end a header or an authority.
-_NAME: Final = re.compile(r"[A-Za-z0-9_~!$&'()*+,;=.-]+")
-_ADDRESS_V6: Final = re.compile(r"[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?")
+_NAME: Final = r"[A-Za-z0-9_~!$&'()*+,;=.-]+"
+_ADDRESS_V6: Final = r"[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?"
 _MAX_NAME: Final = 253
 _MAX_LABEL: Final = 63
-_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9a-fA-F]{2})")
+_BAD_ESCAPE: Final = rb"%(?![0-9a-fA-F]{2})"
 # What a path or a query may hold as it is. The rest is percent-encoded; what is encoded already stays so.
-_ENCODE: Final = re.compile(rb"[^A-Za-z0-9._~!$&'()*+,;=:@/?%\[\]-]")
+_ENCODE: Final = rb"[^A-Za-z0-9._~!$&'()*+,;=:@/?%\[\]-]"
 _SLASH: Final = 0x2F
 
 
@@ -109,7 +110,7 @@ def parse_url(text: str) -> Url:
 
     if any(char < " " or char == "\x7f" for char in text):
         raise refuse("net/url: invalid control character in URL")
-    found = _SCHEME.match(text)
+    found = re.match(_SCHEME, text)
     scheme = found[1].lower() if found else ""
     if scheme not in DEFAULT_PORTS:
         raise BadUrl(f'unsupported protocol scheme "{scheme}"', parsed=True)
@@ -122,10 +123,10 @@ def parse_url(text: str) -> Url:
     end = min((at for at in (rest.find("/", 2), rest.find("?", 2)) if at >= 0), default=len(rest))
     user, at, place = rest[2:end].rpartition("@")
     path = rest[end:].encode("utf-8", "surrogateescape")
-    bad = _BAD_ESCAPE.search(path)
+    bad = re.search(_BAD_ESCAPE, path)
     if bad is not None:
         raise refuse(f"invalid URL escape {quote(path[bad.start() : bad.start() + 3])}")
-    path = _ENCODE.sub(lambda byte: b"%%%02X" % byte[0][0], path)
+    path = re.sub(_ENCODE, lambda byte: b"%%%02X" % byte[0][0], path)
     host, port = _split_place(place, refuse)
     written = f"[{host}]" if ":" in host else host
     authority = f"{written}:{port}" if port else written
@@ -149,7 +150,7 @@ def _split_place(place: str, refuse: _Refuse) -> tuple[str, int]:
         host, bracket, port = place[1:].partition("]")
         if not bracket:
             raise refuse("missing ']' in host")
-        if ":" not in host or not _ADDRESS_V6.fullmatch(host):
+        if ":" not in host or not re.fullmatch(_ADDRESS_V6, host):
             raise refuse(f'invalid host "[{host}]"')
         host = host.replace("%25", "%")
     else:
@@ -160,7 +161,7 @@ def _split_place(place: str, refuse: _Refuse) -> tuple[str, int]:
         raise BadUrl("http: no Host in request URL", parsed=True)
     if port in ("", ":"):
         return host, 0
-    if not _PORT.fullmatch(port) or int(port[1:]) not in range(1, 65536):
+    if not re.fullmatch(_PORT, port) or int(port[1:]) not in range(1, 65536):
         raise refuse(f'invalid port "{port}" after host')
     return host, int(port[1:])
 
@@ -174,7 +175,7 @@ def _ascii_name(host: str, refuse: _Refuse) -> str:
     host = unquote_to_bytes(host).decode("latin-1") if "%" in host else host
     if not host:
         return host
-    bad = next((char for char in host if not _NAME.fullmatch(char)), None)
+    bad = next((char for char in host if not re.fullmatch(_NAME, char)), None)
     if bad is not None:
         raise refuse(f"invalid character {quote(bad.encode('utf-8', 'surrogateescape'))} in host name")
     labels = host.removesuffix(".").split(".")

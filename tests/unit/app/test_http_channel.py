@@ -14,6 +14,7 @@ from tests.support.tls import self_signed
 from tieline.app.channel import UNWANTED_BYTES, read_out
 from tieline.app.http_channel import HttpChannel
 from tieline.app.start import ask_config
+from tieline.config.outbound_proxy import Proxy
 from tieline.errors import TielineError
 from tieline.model import CallRecord, Cause, Headers, Invocation, Reply, Target
 from tieline.net import http1_client
@@ -230,3 +231,27 @@ async def test_an_app_may_give_its_configuration_in_pieces() -> None:
     assert app.accepted == 1
     await channel.aclose()
     await app.aclose()
+
+
+@pytest.mark.rule("H-17")
+async def test_an_app_on_another_host_is_asked_through_the_proxy() -> None:
+    proxy = App(echo)
+    await proxy.start()
+    channel = HttpChannel(
+        protocol="http",
+        host="app.example",
+        port=8080,
+        max_concurrency=0,
+        read_buffer=4096,
+        token=None,
+        proxy=Proxy("127.0.0.1", proxy.port, b"Basic eDp5"),
+    )
+
+    reply = await channel.call(a_call(), [])
+
+    assert reply.status == 200
+    assert proxy.seen[0].target == "http://app.example:8080/work"
+    assert proxy.seen[0].header("host") == "app.example:8080"
+    assert proxy.seen[0].header("proxy-authorization") == "Basic eDp5"
+    await channel.aclose()
+    await proxy.aclose()
