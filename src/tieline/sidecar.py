@@ -27,12 +27,11 @@ from tieline.app.health import Prober
 from tieline.app.http_channel import HttpChannel
 from tieline.app.start import ask_config, wait_for_port
 from tieline.config.api_lists import ApiLists
-from tieline.config.changes import changed_resources, changed_sections, new_notices
 from tieline.config.configuration import Configuration, load_configuration
 from tieline.config.duration import format_duration
 from tieline.config.environment import Ports, own_environment
 from tieline.config.outbound_proxy import read_proxies
-from tieline.config.resources import Resources, load_resources
+from tieline.config.resource_set import Resources
 from tieline.config.settings import LOOPBACK, Settings
 from tieline.errors import ConfigError, StartError, TielineError
 from tieline.inbound.serve import ToApp, inbound
@@ -333,6 +332,10 @@ class Sidecar:
 
     def _load_resources(self) -> Resources:
         """Read what the user asked for in files; a mistake in one ends the start only where it must."""
+        if not self._settings.resources_paths:
+            return Resources()
+        from tieline.config.resources import load_resources  # costs milliseconds that other starts need not pay
+
         resources = load_resources(
             self._settings.resources_paths,
             app_id=self._settings.app_id,
@@ -536,6 +539,9 @@ class Sidecar:
 
         Whatever cannot be read keeps its last good definition. Returns false if nothing could be read.
         """
+        from tieline.config.changes import changed_resources, new_notices
+        from tieline.config.resources import load_resources
+
         old = self._resources
         try:
             new = load_resources(
@@ -567,6 +573,8 @@ class Sidecar:
 
     def _reload_configuration(self) -> None:
         """Read the ``--config`` files; if they do not load, the old ones stay in force."""
+        from tieline.config.changes import changed_sections
+
         old = self._configuration
         try:
             new = load_configuration(self._settings.config_files, self._environ, again=True)

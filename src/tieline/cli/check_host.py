@@ -220,8 +220,7 @@ def check_files(
         except ConfigError as error:
             yield fail("configuration", str(error), "a sidecar with it does not start", f"correct {names}")
         else:
-            if configuration.ineffective:
-                unused = ", ".join(f"spec.{name}" for name in configuration.ineffective)
+            if unused := ", ".join((*configuration.ineffective, *configuration.unknown)):
                 yield warn("configuration", f"{names}: {unused}", "this has no effect in this version", "remove it")
             else:
                 yield ok("configuration", f"{names} can be used")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from tieline.config.configuration import Configuration
-from tieline.config.resources import Notice, Resources
+from tieline.config.resource_set import Notice, Resources
 
 Resource = TypeVar("Resource", bound=object)
 

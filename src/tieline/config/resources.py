@@ -10,69 +10,30 @@ was read before, whatever is broken now keeps its last good definition.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from tieline.config.components import Component, ComponentSpec, make_component, read_component
 from tieline.config.decode import WrongType
+from tieline.config.endpoint_file import EndpointSpec, make_endpoint, read_endpoint
 from tieline.config.fatal import FatalOption, one_line
 from tieline.config.folders import (
     MAX_FILES,
-    Print,
     Unreadable,
     fingerprint,
-    fingerprint_in_parts,
     list_folder,
     read_bounded,
 )
-from tieline.config.http_endpoint import EndpointSpec, HttpEndpoint, make_endpoint, read_endpoint
+from tieline.config.http_endpoint import HttpEndpoint
 from tieline.config.manifests import API_VERSION, Broken, Budget, Manifest, bad_name, read_manifests
 from tieline.config.references import References
+from tieline.config.resource_set import Notice, Resources
 from tieline.config.secret_stores import SecretStore, StoreUnusable, open_store
 
 KINDS: Final = ("Component", "Configuration", "HTTPEndpoint", "Resiliency")
 """Kinds that mean something here."""
 OTHER_KINDS: Final = ("Subscription", "MCPServer", "WorkflowAccessPolicy")
 """Kinds of Dapr that concern other building blocks."""
-
-
-class Notice(NamedTuple):
-    """Something to log.
-
-    Attributes:
-        level: ``info``, ``warning`` or ``error``.
-    """
-
-    level: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Resources:
-    """What the folders hold for this app.
-
-    Attributes:
-        http_endpoints: By name, in the order of reading.
-        components: Those whose types this version could use, by name: middleware.
-        secret_stores: By name, as they were read.
-        notices: What could not be read or used, in the order of reading.
-        seen: What the folders and files looked like, to notice a change by.
-        folders: Those that were read, each once.
-        files: Files outside the folders that were read: secrets.
-    """
-
-    http_endpoints: Mapping[str, HttpEndpoint] = field(default_factory=dict)
-    components: Mapping[str, Component] = field(default_factory=dict)
-    secret_stores: Mapping[str, SecretStore] = field(default_factory=dict, repr=False)
-    notices: tuple[Notice, ...] = ()
-    seen: Mapping[str, Print | None] = field(default_factory=dict, repr=False)
-    folders: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-
-    def look(self) -> Iterator[dict[str, Print | None]]:
-        """Return what would now be ``seen``, part by part."""
-        return fingerprint_in_parts(self.folders, self.files)
 
 
 def load_resources(

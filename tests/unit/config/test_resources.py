@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 from tieline.config import folders, manifests
 from tieline.config.changes import changed_resources, new_notices
 from tieline.config.fatal import FatalOption
-from tieline.config.resources import Notice, Resources, load_resources
+from tieline.config.resource_set import Notice, Resources
+from tieline.config.resources import load_resources
 
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "resource_cases.json").read_text("utf-8"))
 APP_ID = "app-a"
@@ -666,3 +669,16 @@ def test_a_problem_that_appears_while_running_leaves_the_endpoint_as_it_was(file
     assert half.seen != first.seen
     assert "its former secrets stay" in texts(half, "error")[0]
     assert "HTTPEndpoint ext keeps its former definition: spec.baseUrl is missing" in texts(empty)[0]
+
+
+def test_a_start_without_folders_imports_nothing_of_all_this() -> None:
+    code = (
+        "import sys, tieline.sidecar;"
+        "much = {'yaml', 'tieline.config.resources', 'tieline.config.secret_stores', 'tieline.config.checks'};"
+        "sys.exit(f'imported: {much & set(sys.modules)}' if much & set(sys.modules) else 0)"
+    )
+    environ = {"PYTHONPATH": str(Path(folders.__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,8 @@ from typing import Final, get_args
 from tieline.config.checks.findings import Findings, quoted
 from tieline.config.checks.resource import FREE, ITEMS, SECRET, TEXT, StoreUse, Uses, resource
 from tieline.config.decode import Schema
-from tieline.config.http_endpoint import PEM_START, EndpointSpec, Renegotiation, is_header_name, read_endpoint
+from tieline.config.endpoint_file import PEM_START, EndpointSpec, is_header_name, read_endpoint
+from tieline.config.http_endpoint import Renegotiation
 from tieline.config.manifests import Manifest, field
 from tieline.config.references import Source
 from tieline.config.spelling import closest
