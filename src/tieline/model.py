@@ -133,6 +133,8 @@ class CallRecord:
     """What a call outside the mesh counts for: an HTTPEndpoint's name, or ``scheme://host:port`` of a URL."""
     api_path: bytes = b""
     """Path of the request at the HTTP API, percent-encoded as sent; empty at the callee."""
+    api_verb: bytes = b""
+    """Verb of that request, where it is not ``verb``, which the app will see."""
     resolver: str = ""
     attempts: tuple[Attempt, ...] = ()
     waited_s: float = 0.0

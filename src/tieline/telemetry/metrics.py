@@ -1,20 +1,26 @@
-"""Counts and distributions of calls, kept in plain accumulators that cost well under a microsecond a call.
+"""Counts and distributions of calls, kept in plain accumulators that cost about a microsecond a call.
 
-A ``Family`` is what Prometheus calls a metric family: a name, a help text, label names, and one child per tuple
-of label values. Nothing is rendered here; a renderer walks ``Metrics.families()``. A family without children has
-not been recorded yet and is not shown (O-21). Names, help texts and labels are Dapr's (O section 5).
+Names, help texts and labels are Dapr's (O section 5), except for those that begin with ``tieline_``.
 
 ``Metrics.record_call`` is the one place where a call record becomes metrics. It finds all children of a call by
-one look-up: they are kept together under what tells the label values, e.g. verb and status.
+one look-up: they are kept together under what tells the label values, e.g. verb, status and label of the path. What
+every call passes is written out by hand; it saves a fifth of a microsecond for each function that is not called.
 """
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from tieline.model import CallRecord, Cause
+from tieline.telemetry.families import MAX_CHILDREN, OVERFLOW, Counter, Family, Histogram, Reading, Shown
+from tieline.telemetry.label_rules import Rule, for_metric
+from tieline.telemetry.path_labels import PathLabels
+from tieline.telemetry.path_patterns import PathPatterns
+
+log = logging.getLogger("dapr.runtime.diagnostics")
 
 LATENCY_BUCKETS_MS: Final[tuple[int, ...]] = (
     *(1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 30, 40, 50, 65, 80, 100, 130, 160, 200, 250, 300, 400, 500, 650, 800),
@@ -24,96 +30,27 @@ SIZE_BUCKETS_BYTES: Final[tuple[int, ...]] = (
     *(1024, 2048, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864),
     *(268435456, 1073741824, 4294967296),
 )
-MAX_CHILDREN: Final = 1024
-"""Most children of one family. Label values come from callers; without a bound they could fill the memory."""
-OVERFLOW: Final = "__other__"
-"""Value of all labels but ``app_id`` of the child that takes what is over the bound."""
 
 _VERBS: Final = frozenset({b"GET", b"PUT", b"POST", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS", b"CONNECT", b"TRACE"})
 _APP_FAILED: Final = frozenset({Cause.APP_UNREACHABLE, Cause.APP_BROKEN})
-
-
-class Counter:
-    """A number that only grows."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0
-
-
-class Histogram:
-    """How often values fell into each bucket, and their sum.
-
-    Attributes:
-        bounds: Inclusive upper bounds, ascending, without infinity.
-        counts: One more than bounds; the last is for what is over all of them. Not cumulative.
-    """
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum: float = 0
-
-    def observe(self, value: float) -> None:
-        """Add one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    @property
-    def count(self) -> int:
-        """How many values were added."""
-        return sum(self.counts)
-
-
-Child = TypeVar("Child", Counter, Histogram)
-
-
-class Family(Generic[Child]):
-    """One metric: its description and its children by label values.
-
-    Attributes:
-        kind: ``counter`` or ``histogram``.
-        labels: Names, the first is always ``app_id``.
-        children: At most ``MAX_CHILDREN`` and one more for the overflow.
-    """
-
-    def __init__(
-        self, name: str, kind: str, help_text: str, labels: tuple[str, ...], make_child: Callable[[], Child]
-    ) -> None:
-        self.name = name
-        self.kind = kind
-        self.help_text = help_text
-        self.labels = labels
-        self.children: dict[tuple[str, ...], Child] = {}
-        self._make_child: Callable[[], Child] = make_child
-
-    def child(self, *values: str) -> Child:
-        """Return the child for these label values, the overflow child if there are too many others."""
-        found = self.children.get(values)
-        if found is not None:
-            return found
-        if len(self.children) >= MAX_CHILDREN:
-            values = (values[0], *(OVERFLOW for _ in values[1:]))
-        return self.children.setdefault(values, self._make_child())
-
+_BEFORE_RECEIPT: Final = frozenset({Cause.DENIED, Cause.APP_MISSING})
+"""A call that ends so at the callee was refused before it counts as received (H-43)."""
 
 AnyFamily: TypeAlias = Family[Counter] | Family[Histogram]
 
 
 class _Server(NamedTuple):
-    """Children of one verb and status at the HTTP API."""
+    """Children of one verb, status and path at the HTTP API."""
 
     requests: Counter
+    responses: Counter
     latency: Histogram
     request_bytes: Histogram
     response_bytes: Histogram
 
 
 class _Client(NamedTuple):
-    """Children of one verb and status towards the HTTP app."""
+    """Children of one verb, status and path towards an HTTP app."""
 
     completed: Counter
     latency: Histogram
@@ -134,60 +71,121 @@ class Metrics:
     Args:
         app_id: Own app ID.
         latency_buckets_ms: Upper bounds of the buckets of all latencies; sorted here, duplicates dropped (O-22).
+        increased_cardinality: Whether paths are labels; then there is a family more (O-23).
+        patterns: Paths that count together; ``None`` if there are none.
+        exclude_verbs: Whether verbs are no labels (O-24).
+        rules: Rewritings of label values (O-25).
+        error_codes: Whether errors are counted by their codes (O-28).
     """
 
-    def __init__(self, app_id: str, latency_buckets_ms: Sequence[float] = LATENCY_BUCKETS_MS) -> None:
+    def __init__(
+        self,
+        app_id: str,
+        latency_buckets_ms: Sequence[float] = LATENCY_BUCKETS_MS,
+        *,
+        increased_cardinality: bool = False,
+        patterns: PathPatterns | None = None,
+        exclude_verbs: bool = False,
+        rules: Sequence[Rule] = (),
+        error_codes: bool = False,
+    ) -> None:
         self._app_id = app_id
         self._latency = tuple(sorted(set(latency_buckets_ms)))
+        self._increased = increased_cardinality
+        self._excludes_verbs = exclude_verbs
+        self._rules = rules
+        self._counts_codes = error_codes
         self._families: list[AnyFamily] = []
-        self._server: dict[tuple[bytes, int], _Server] = {}
-        self._client: dict[tuple[bytes, int], _Client] = {}
+        self._readings: list[Reading] = []
+        self._warned = False
+        self._server_paths = PathLabels(increased=increased_cardinality, patterns=patterns, encoded=True)
+        self._client_paths = PathLabels(increased=increased_cardinality, patterns=patterns, encoded=False)
+        # What each call looks at, one attribute away.
+        self._known_paths = self._server_paths.known
+        self._other_paths = self._server_paths.otherwise
+        self._known_methods = self._client_paths.known
+        self._other_methods = self._client_paths.otherwise
+        self._server: dict[tuple[bytes, int, str], _Server] = {}
+        self._client: dict[tuple[bytes, int, str], _Client] = {}
         self._sent: dict[str, Counter] = {}
         self._answered: dict[tuple[str, int], _Answered] = {}
         self._received: dict[str, Counter] = {}
         self._returned: dict[tuple[str, int], Counter] = {}
         self._add_http()
         self._add_service_invocation()
+        self._add_failures()
 
     def families(self) -> Iterator[AnyFamily]:
-        """Iterate over all families, recorded or not, in order of name."""
+        """Iterate over all families that are recorded, those without a record included, in order of name."""
         return iter(sorted(self._families, key=lambda family: family.name))
 
+    def shown(self) -> list[Shown]:
+        """Return all that there is to show, what is read only now included."""
+        return [*self._families, *self._readings]
+
+    def add_reading(
+        self,
+        name: str,
+        kind: str,
+        help_text: str,
+        labels: tuple[str, ...],
+        read: Callable[[], Iterable[tuple[tuple[str, ...], float]]],
+    ) -> None:
+        """Have a metric read when somebody asks for it; see ``Reading``. ``app_id`` is put before the labels."""
+        own = self._app_id
+        self._readings.append(
+            Reading(name, kind, help_text, ("app_id", *labels), lambda: (((own, *v), n) for v, n in read()))
+        )
+
+    # ── recording ──────────────────────────────────────────────────────────────────────────────────
     def record_call(self, record: CallRecord) -> None:
         """Count a call that is over, seen from this side of it.
 
         An outbound record counts as a request at the HTTP API and as one of service invocation, an inbound one as
         received. A local call counts at the API and at the app only (O section 5). Whatever reached the own HTTP
-        app counts as a client call too.
+        app, or an endpoint outside the mesh, counts as a client call too.
         """
+        if record.cause is not None:
+            self._count_failure(record)
         if record.inbound:
             self._record_inbound(record)
         else:
             self.record_request(
-                record.verb, record.status, record.duration_s, record.request_bytes, record.response_bytes
+                record.api_verb or record.verb,
+                record.api_path,
+                record.status,
+                record.duration_s,
+                record.request_bytes,
+                record.response_bytes,
             )
             if not record.local:
                 self._record_outbound(record)
                 return
-        if record.app_s or record.cause in _APP_FAILED:
-            self._record_app_call(record)
+        if record.app_s:
+            self._count_client(record, record.status, record.app_s)
+        elif record.cause in _APP_FAILED:
+            self._count_client(record, 500, 0.0)
 
     def record_request(
-        self, verb: bytes, status: int, duration_s: float, request_bytes: int, response_bytes: int
+        self, verb: bytes, path: bytes, status: int, duration_s: float, request_bytes: int, response_bytes: int
     ) -> None:
-        """Count a request at the HTTP API; for invocations ``record_call`` does it.
+        """Count a request at the HTTP API or the public port; for calls that were sent ``record_call`` does it.
 
         Args:
             verb: As sent; an unusual one counts as ``UNKNOWN`` (O-24).
+            path: As sent: percent-encoded, without the query.
             status: HTTP status of the answer.
             duration_s: Until the last byte of the answer was written.
             request_bytes: Declared length, 0 if there is none.
             response_bytes: Body bytes written.
         """
-        found = self._server.get((verb, status)) or self._add_server(verb, status)
-        requests, latency, sizes_in, sizes_out = found
+        label = self._known_paths.get(path, self._other_paths)
+        if label is None:
+            label = self._server_paths.find(path)
+        found = self._server.get((verb, status, label)) or self._add_server(verb, status, label)
+        requests, responses, latency, sizes_in, sizes_out = found
         requests.value += 1
-        # ``Histogram.observe``, written out, here and below: on every call, it saves a fifth of a microsecond.
+        responses.value += 1
         milliseconds = int(duration_s * 1000)  # whole ones, as Dapr cuts them (O-22)
         latency.counts[bisect_left(latency.bounds, milliseconds)] += 1
         latency.sum += milliseconds
@@ -196,38 +194,77 @@ class Metrics:
         sizes_out.counts[bisect_left(sizes_out.bounds, response_bytes)] += 1
         sizes_out.sum += response_bytes
 
+    def record_app_call(self, record: CallRecord) -> None:
+        """Count a call to the own app; those of ``record_call`` it counts by itself.
+
+        Read are verb, method, status, ``app_s`` and the sizes. Without ``app_s`` there was no answer: a 500.
+        """
+        self._count_client(record, record.status if record.app_s else 500, record.app_s)
+
+    def record_probe(self, status: int, seconds: float) -> None:
+        """Count a probe of the app's health over HTTP that is over.
+
+        Args:
+            status: Of the answer; 500 if there was none.
+            seconds: From sending until the answer was read, or until it failed.
+        """
+        values = (self._app_id, str(status))
+        self._probes.child(*values).value += 1
+        self._probe_latencies.child(*values).observe(int(seconds * 1000))
+
     def count_error(self, code: str, category: str) -> None:
-        """Count an answer with one of Dapr's error codes (O-28)."""
+        """Count an error answer of the API by its code, e.g. ``ERR_DIRECT_INVOKE``, if that was asked for (O-28)."""
+        if self._counts_codes:
+            self._error_codes.child(self._app_id, category, code).value += 1
 
     def _record_outbound(self, record: CallRecord) -> None:
         attempts = record.attempts
         if not attempts or record.target is None:
             return
-        peer = record.target.app_id
+        external = record.external
+        peer = external or record.target.app_id
         sent = self._sent.get(peer) or self._add_sent(peer)
         sent.value += len(attempts)
-        if record.cause is None:
+        last = attempts[-1]
+        # A body that broke off does not take back that there was an answer.
+        answered = record.cause is None or last.outcome == "ok"
+        if answered:
             count, latency = self._answered.get((peer, record.status)) or self._add_answered(peer, record.status)
             count.value += 1
             # The time of the last attempt, with fractions: it is the one that was answered.
-            milliseconds = (record.started + record.duration_s - attempts[-1].started) * 1000
+            milliseconds = (record.started + record.duration_s - last.started) * 1000
             latency.counts[bisect_left(latency.bounds, milliseconds)] += 1
             latency.sum += milliseconds
+        if external:
+            self._record_external(record, answered=answered)
+
+    def _record_external(self, record: CallRecord, *, answered: bool) -> None:
+        """Count the attempts of a call outside the mesh as calls to an HTTP server, which each of them is."""
+        end = record.started + record.duration_s
+        for attempt in reversed(record.attempts):
+            if answered:
+                self._count_client(record, record.status, record.app_s or end - attempt.started)
+                answered = False  # the attempts before it were not
+            else:
+                self._count_client(record, 500, 0.0)
 
     def _record_inbound(self, record: CallRecord) -> None:
+        if record.cause in _BEFORE_RECEIPT:
+            return
         caller = record.caller or "unknown"
         received = self._received.get(caller) or self._add_received(caller)
         received.value += 1
         returned = self._returned.get((caller, record.status)) or self._add_returned(caller, record.status)
         returned.value += 1
 
-    def _record_app_call(self, record: CallRecord) -> None:
-        # What failed on the way to the app counts as its 500.
-        status = record.status if record.cause is None else 500
-        found = self._client.get((record.verb, status)) or self._add_client(record.verb, status)
+    def _count_client(self, record: CallRecord, status: int, seconds: float) -> None:
+        label = self._known_methods.get(record.method, self._other_methods)
+        if label is None:
+            label = self._client_paths.find(record.method)
+        found = self._client.get((record.verb, status, label)) or self._add_client(record.verb, status, label)
         completed, latency, sizes_out, sizes_in = found
         completed.value += 1
-        milliseconds = int(record.app_s * 1000)
+        milliseconds = int(seconds * 1000)
         latency.counts[bisect_left(latency.bounds, milliseconds)] += 1
         latency.sum += milliseconds
         size = record.request_bytes
@@ -237,28 +274,39 @@ class Metrics:
         sizes_in.counts[bisect_left(sizes_in.bounds, size)] += 1
         sizes_in.sum += size
 
-    # Looking up: the slow way, once for each new set of label values. The caches are as bounded as the families.
+    def _count_failure(self, record: CallRecord) -> None:
+        direction = "inbound" if record.inbound else "outbound"
+        assert record.cause is not None
+        self._failures.child(self._app_id, record.cause, direction, record.hop or "").value += 1
 
-    def _add_server(self, verb: bytes, status: int) -> _Server:
-        values = (self._app_id, _verb(verb), "", str(status))
+    # ── looking up: the slow way, once for each new set of label values ────────────────────────────
+    def _verb(self, verb: bytes) -> str:
+        if self._excludes_verbs:
+            return ""
+        return verb.decode("ascii") if verb in _VERBS else "UNKNOWN"
+
+    def _add_server(self, verb: bytes, status: int, path: str) -> _Server:
+        values = (self._app_id, self._verb(verb), path, str(status))
         made = _Server(
             self._requests.child(*values),
+            self._responses.child(*values),
             self._latencies.child(*values),
             self._request_sizes.child(self._app_id),
             self._response_sizes.child(self._app_id),
         )
-        return _keep(self._server, (verb, status), made)
+        return _keep(self._server, (verb, status, path), made)
 
-    def _add_client(self, verb: bytes, status: int) -> _Client:
-        values = (self._app_id, _verb(verb), "", str(status))
+    def _add_client(self, verb: bytes, status: int, path: str) -> _Client:
+        shown = self._verb(verb)
+        values = (self._app_id, shown, path, str(status))
         made = _Client(
             self._client_completed.child(*values),
             self._client_latencies.child(*values),
             # Dapr leaves the status of this one empty.
-            self._client_sent.child(self._app_id, _verb(verb), "", ""),
+            self._client_sent.child(self._app_id, shown, path, ""),
             self._client_received.child(self._app_id),
         )
-        return _keep(self._client, (verb, status), made)
+        return _keep(self._client, (verb, status, path), made)
 
     def _add_sent(self, peer: str) -> Counter:
         return _keep(self._sent, peer, self._request_sent.child(self._app_id, peer, "unary"))
@@ -274,15 +322,37 @@ class Metrics:
     def _add_returned(self, caller: str, status: int) -> Counter:
         return _keep(self._returned, (caller, status), self._response_sent.child(self._app_id, caller, str(status)))
 
-    # Making the families.
+    def _bound_hit(self, name: str) -> None:
+        """Say once that label values are counted together."""
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "%s has %d combinations of label values, which is the most that is kept (MAX_CHILDREN): further ones "
+                "are counted together as %s, here and in other metrics. If paths hold ids, give "
+                "'spec.metric.http.pathMatching', or set 'spec.metric.http.increasedCardinality' to false",
+                name, MAX_CHILDREN, OVERFLOW,
+            )  # fmt: skip
 
+    # ── making the families ────────────────────────────────────────────────────────────────────────
     def _counter(self, name: str, help_text: str, *labels: str) -> Family[Counter]:
-        family = Family(name, "counter", help_text, ("app_id", *labels), Counter)
+        all_labels = ("app_id", *labels)
+        rewrites = for_metric(self._rules, name, all_labels)
+        family = Family(name, "counter", help_text, all_labels, Counter, rewrites=rewrites, full=self._bound_hit)
         self._families.append(family)
         return family
 
     def _histogram(self, name: str, help_text: str, bounds: tuple[float, ...], *labels: str) -> Family[Histogram]:
-        family = Family(name, "histogram", help_text, ("app_id", *labels), lambda: Histogram(bounds))
+        all_labels = ("app_id", *labels)
+        rewrites = for_metric(self._rules, name, all_labels)
+        family = Family(
+            name,
+            "histogram",
+            help_text,
+            all_labels,
+            lambda: Histogram(bounds),
+            rewrites=rewrites,
+            full=self._bound_hit,
+        )
         self._families.append(family)
         return family
 
@@ -292,6 +362,9 @@ class Metrics:
         self._requests = self._counter(
             "dapr_http_server_request_count", "Count of HTTP requests processed by the server.", *full
         )
+        self._responses = self._counter("dapr_http_server_response_count", "The number of HTTP responses", *full)
+        if not self._increased:
+            self._families.remove(self._responses)  # counted all the same, which is cheaper than asking
         self._latencies = self._histogram(
             "dapr_http_server_latency", "HTTP request end-to-end latency in server.", self._latency, *full
         )
@@ -320,6 +393,16 @@ class Metrics:
             "dapr_http_client_received_bytes",
             "Total bytes received in response bodies (not including headers but including error responses with bodies)",
             sizes,
+        )
+        self._probes = self._counter(
+            "dapr_http_healthprobes_completed_count", "Count of completed health probes", "status"
+        )
+        self._probe_latencies = self._histogram(
+            "dapr_http_healthprobes_roundtrip_latency",
+            "Time between first byte of health probes headers sent to last byte of response received, "
+            "or terminal error",
+            self._latency,
+            "status",
         )
 
     def _add_service_invocation(self) -> None:
@@ -351,17 +434,29 @@ class Metrics:
             "status",
         )
 
+    def _add_failures(self) -> None:
+        self._error_codes = self._counter(
+            "dapr_error_code_total",
+            "Total number of times an error with a specific error code was encountered.",
+            "category",
+            "error_code",
+        )
+        self._failures = self._counter(
+            "tieline_call_failures_total",
+            "Calls that a sidecar could not bring to an end, by what tieline-cause and tieline-hop tell the caller.",
+            "cause",
+            "direction",
+            "hop",
+        )
+
 
 Key = TypeVar("Key")
 Made = TypeVar("Made")
 
 
 def _keep(cache: dict[Key, Made], key: Key, made: Made) -> Made:
-    """Remember children for the next call; over the bound they are looked up anew each time."""
-    if len(cache) < MAX_CHILDREN:
-        cache[key] = made
+    """Remember children for the next call; at the bound the memory starts afresh."""
+    if len(cache) >= MAX_CHILDREN:
+        cache.clear()
+    cache[key] = made
     return made
-
-
-def _verb(verb: bytes) -> str:
-    return verb.decode("ascii") if verb in _VERBS else "UNKNOWN"

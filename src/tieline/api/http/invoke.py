@@ -126,6 +126,7 @@ class Invoke:
         try:
             verb = request.verb
             if verb not in PLAIN_VERBS:
+                record.api_verb = verb
                 record.verb = verb = app_verb(verb)
             reply = await self._outbound(
                 Invocation(target, verb, method, encoded, request.query or b"", headers, request.body, length, record)

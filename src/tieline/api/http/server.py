@@ -34,7 +34,7 @@ class RequestMetrics(Protocol):
     """Is told of the requests that are no invocations; of those, the call record tells."""
 
     def record_request(
-        self, verb: bytes, status: int, duration_s: float, request_bytes: int, response_bytes: int
+        self, verb: bytes, path: bytes, status: int, duration_s: float, request_bytes: int, response_bytes: int
     ) -> None:
         """Count a request and its answer."""
 
@@ -43,9 +43,12 @@ class RequestMetrics(Protocol):
 
 
 class Front:
-    """What every listener of the API does with a request that its handler does not do itself."""
+    """What every listener of the API does with a request that its handler does not do itself.
 
-    def __init__(self, tracer: Tracer, metrics: RequestMetrics) -> None:
+    ``metrics`` is ``None`` if nothing is counted.
+    """
+
+    def __init__(self, tracer: Tracer, metrics: RequestMetrics | None) -> None:
         self._tracer = tracer
         self._metrics = metrics
 
@@ -69,10 +72,14 @@ class Front:
 
     def count(self, request: Request, reply: Reply, began: float) -> None:
         """Count a request that was no invocation."""
+        metrics = self._metrics
+        if metrics is None:
+            return
         size = len(reply.body) if isinstance(reply.body, bytes) and request.verb != b"HEAD" else 0
-        self._metrics.record_request(request.verb, reply.status, perf_counter() - began, request.length or 0, size)
+        duration_s = perf_counter() - began
+        metrics.record_request(request.verb, request.path, reply.status, duration_s, request.length or 0, size)
         if isinstance(reply, ErrorReply):
-            self._metrics.count_error(reply.code, category_of(reply.code))
+            metrics.count_error(reply.code, category_of(reply.code))
 
 
 class HttpApi:
