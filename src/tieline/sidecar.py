@@ -22,6 +22,7 @@ from tieline.api.http.own import OwnApis
 from tieline.api.http.server import Front, HttpApi, PublicApi
 from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
+from tieline.api.metrics import MetricsServer
 from tieline.app.channel import AppChannel, ChannelNotBuilt
 from tieline.app.health import Prober
 from tieline.app.http_channel import HttpChannel
@@ -57,7 +58,9 @@ from tieline.outbound.invoke import Dispatch, Local, outbound
 from tieline.outbound.peer import PEER_LIMITS, PeerCaller
 from tieline.telemetry.access_log import FailureLog
 from tieline.telemetry.api_log import ApiLog
-from tieline.telemetry.metrics import Metrics
+from tieline.telemetry.measure import make_metrics
+from tieline.telemetry.process import process_readings
+from tieline.telemetry.readings import add_readings
 from tieline.wire import headers as fields
 from tieline.wire.http2 import Limits
 from tieline.wire.trace_context import IdSource
@@ -107,8 +110,12 @@ class Sidecar:
         self._hostname = socket.gethostname()
         self._address = host_address(environ)
         self._health = Health(settings.app_id)
-        self.metrics = Metrics(settings.app_id)
+        metrics = make_metrics(settings.app_id, configuration.metric, configuration.places)
+        # Without a listener nobody could ask: nothing is counted then.
+        self.metrics = metrics if settings.enable_metrics else None
         self._counts_errors = configuration.metric.record_error_codes
+        process = process_readings()
+        self._scraped = MetricsServer(lambda: [*(self.metrics.shown() if self.metrics else ()), *process])
         self._failures = FailureLog()
         self._api = Listener("HTTP", logging.getLogger("dapr.runtime.http"))
         self._public = Listener("public HTTP", logging.getLogger("dapr.runtime.http"))
@@ -142,6 +149,7 @@ class Sidecar:
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._start_task: asyncio.Task[object] | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._add_readings()
 
     # ── building ───────────────────────────────────────────────────────────────────────────────────
     def _make_channel(self) -> AppChannel | None:
@@ -171,13 +179,33 @@ class Sidecar:
         checks = self._settings.health_checks
         if not checks.enabled or not isinstance(self._channel, HttpChannel):
             return None
-        return Prober(self._channel, checks)
+        return Prober(self._channel, checks, self.metrics)
+
+    def _add_readings(self) -> None:
+        """Have shown with the metrics what is only worth a look when somebody asks."""
+        if self.metrics is None:
+            return
+        channel = self._channel
+        add_readings(
+            self.metrics,
+            version=self._version,
+            listeners={
+                "http": self._api,
+                "internal": self._internal,
+                "metrics": self._scraped.listener,
+                "public": self._public,
+            },
+            peer_connections=lambda: self._peers.size,
+            waiting_for_app=(lambda: channel.waiting) if isinstance(channel, HttpChannel) else (lambda: None),
+        )
 
     def _observe(self, record: CallRecord) -> None:
-        self.metrics.record_call(record)
-        if self._counts_errors and record.status >= 400 and not record.inbound:
-            # The app's own errors too, as dashboards for daprd expect it (O-28).
-            self.metrics.count_error(TielineError.code, category_of(TielineError.code))
+        metrics = self.metrics
+        if metrics is not None:
+            metrics.record_call(record)
+            if self._counts_errors and record.status >= 400 and not record.inbound:
+                # The app's own errors too, as dashboards for daprd expect it (O-28).
+                metrics.count_error(TielineError.code, category_of(TielineError.code))
         if record.cause is not None:
             self._failures.log_failure(record)
 
@@ -313,7 +341,7 @@ class Sidecar:
             reason = await self._stop
             return await self._leave(reason)
         finally:
-            for listener in (self._api, self._public, self._internal):
+            for listener in (self._api, self._public, self._internal, self._scraped.listener):
                 listener.abort()
             if self._entry is not None:
                 self._entry.remove()
@@ -358,6 +386,9 @@ class Sidecar:
         self._use_resources(self._load_resources())
         self._reserve_internal_port()
         await self._bind_api()
+        if settings.enable_metrics:
+            self._scraped.bind(settings.metrics_listen_address, settings.metrics_port)
+        self._set_environment()
         sidecar = self._facts()
         names = self._names = self._make_names(sidecar)
         await names.start()
@@ -385,6 +416,8 @@ class Sidecar:
         else:
             log.info("HTTP server is running on port %d", self._api.port)
         await self._open_public_port()
+        if settings.enable_metrics:
+            await self._scraped.serve()
         self._watch_or_not()
         if self._reload_asked:
             self._reload()
@@ -448,8 +481,6 @@ class Sidecar:
         settings = self._settings
         if settings.unix_domain_socket:
             self._bind_api_socket(settings.unix_domain_socket)
-            ports = Ports(http=settings.http_port, grpc=settings.grpc_port, internal=self._internal.port)
-            os.environ.update(own_environment(settings, self._address, ports))
             return
         optional = LOOPBACK[1:] if settings.listen_addresses == LOOPBACK else ()
         if settings.http_port and settings.http_port == settings.grpc_port:
@@ -462,7 +493,16 @@ class Sidecar:
                 "failed to start HTTP server: could not listen on any endpoint: "
                 f"port {settings.http_port} is taken or not usable; choose another --dapr-http-port"
             )
-        ports = Ports(http=self._api.port, grpc=settings.grpc_port, internal=self._internal.port)
+
+    def _set_environment(self) -> None:
+        """Tell, for those that refer to the environment, which ports it became (H-17)."""
+        settings = self._settings
+        ports = Ports(
+            http=self._api.port or settings.http_port,
+            grpc=settings.grpc_port,
+            internal=self._internal.port,
+            metrics=self._scraped.port or settings.metrics_port,
+        )
         os.environ.update(own_environment(settings, self._address, ports))
 
     def _bind_api_socket(self, folder: str) -> None:
@@ -512,7 +552,11 @@ class Sidecar:
         if "config" in settings.disable_init_endpoints:
             log.info("Skipping programmatic dapr configuration loading")
         elif settings.app_protocol not in ("grpc", "grpcs"):
-            await ask_config(channel, settings.app_id, settings.namespace)
+            await ask_config(channel, settings.app_id, settings.namespace, self._count_app_call)
+
+    def _count_app_call(self, record: CallRecord) -> None:
+        if self.metrics is not None:
+            self.metrics.record_app_call(record)
 
     # ── reload ─────────────────────────────────────────────────────────────────────────────────────
     def _use_resources(self, resources: Resources) -> None:
@@ -683,6 +727,7 @@ class Sidecar:
         await self._internal.drain()
         await self._api.drain()
         await self._public.drain()
+        await self._scraped.drain()  # after the calls, so that a last look at the metrics has them all
         self._peers.close()
         self._external.close()
         if self._channel is not None:

@@ -59,17 +59,22 @@ class ChannelNotBuilt:
         """See ``AppChannel``."""
 
 
-async def read_out(reply: Reply) -> None:
-    """Read an answer that nobody wants, but for a long one: an app that is cut off in an answer may log an error."""
+async def read_out(reply: Reply) -> int:
+    """Read an answer that nobody wants, but for a long one: an app that is cut off in an answer may log an error.
+
+    Returns:
+        How many bytes of it were read.
+    """
     body = reply.body
     if isinstance(body, bytes):
-        return
+        return len(body)
     left = UNWANTED_BYTES
     try:
         async with asyncio.timeout(UNWANTED_S):
             while left > 0 and (piece := await body.read()):
                 left -= len(piece)
     except (TielineError, TimeoutError):
-        return
+        pass
     finally:
         body.abandon()
+    return UNWANTED_BYTES - left

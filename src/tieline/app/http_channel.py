@@ -81,6 +81,11 @@ class HttpChannel:
             )
             self._transport = http1_transport(dialler, host=authority, max_head=max(MAX_ANSWER_HEAD, read_buffer))
 
+    @property
+    def waiting(self) -> int | None:
+        """Calls that wait for a slot; ``None`` if there is no limit (H-115)."""
+        return None if self._slots is None else self._slots.waiting
+
     async def call(self, call: Invocation, identity: Headers) -> Reply:
         """See ``AppChannel``."""
         if self.unhealthy is not None:

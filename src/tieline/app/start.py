@@ -60,13 +60,17 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-async def ask_config(channel: AppChannel, app_id: str, namespace: str) -> None:
+async def ask_config(channel: AppChannel, app_id: str, namespace: str, counted: Callable[[CallRecord], None]) -> None:
     """Ask the app for its Dapr configuration, as apps of Dapr expect at their start (H-117).
 
     Whatever it answers is of no interest here: only actors would be configured by it.
+
+    Args:
+        counted: Is told of the call when it was answered, or has failed.
     """
     record = CallRecord()
     record.started = perf_counter()
+    record.verb, record.method = b"GET", b"dapr/config"
     target = Target(app_id, namespace, app_id)
     headers = [(b"content-type", b"application/json")]
     call = Invocation(target, b"GET", b"dapr/config", b"dapr/config", b"", headers, b"", 0, record)
@@ -74,5 +78,8 @@ async def ask_config(channel: AppChannel, app_id: str, namespace: str) -> None:
         reply = await channel.call(call, [(b"dapr-app-id", app_id.encode())])
     except TielineError as error:
         log.debug("the app gave no Dapr configuration: %s", error.text)
+        counted(record)
         return
-    await read_out(reply)
+    record.status = reply.status
+    record.response_bytes = await read_out(reply)
+    counted(record)

@@ -21,8 +21,8 @@ from tieline.telemetry import logs
 log = logging.getLogger("dapr.runtime")
 GC_THRESHOLD = 20_000
 """New containers, beyond those freed, before the collector looks at them; the default costs 6 % of a call."""
-_PORTS = frozenset({"--dapr-grpc-port", "--metrics-port"})
-"""``tieline run`` always gives these, so they are no cause for a warning."""
+_PORTS = frozenset({"--dapr-grpc-port"})
+"""``tieline run`` always gives it, so it is no cause for a warning."""
 FATAL_PREFIX = "Fatal error from runtime: "
 
 
@@ -53,7 +53,7 @@ def _asked_ports(settings: Settings) -> Ports:
     internal = settings.internal_port
     if internal is None:
         internal = own_internal_port(settings.app_id)
-    return Ports(http=settings.http_port, grpc=settings.grpc_port, internal=internal)
+    return Ports(http=settings.http_port, grpc=settings.grpc_port, internal=internal, metrics=settings.metrics_port)
 
 
 def _answer(ask: Ask) -> int:

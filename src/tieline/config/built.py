@@ -47,6 +47,7 @@ BUILT: Final[Features] = frozenset(
         Feature.APP_HEALTH,
         Feature.CORS,
         Feature.HOT_RELOAD,
+        Feature.METRICS,
         Feature.PUBLIC_PORT,
         Feature.RESOURCES,
     }

@@ -38,6 +38,7 @@ class Ports(NamedTuple):
     http: int
     grpc: int
     internal: int
+    metrics: int
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
@@ -60,7 +61,7 @@ def own_environment(settings: Settings, host_address: str, ports: Ports) -> dict
         "DAPR_PORT": str(ports.internal),
         "DAPR_GRPC_PORT": str(ports.grpc),
         "DAPR_HTTP_PORT": str(ports.http),
-        "DAPR_METRICS_PORT": str(settings.metrics_port),
+        "DAPR_METRICS_PORT": str(ports.metrics),
         "DAPR_PROFILE_PORT": str(settings.profile_port),
     }
 

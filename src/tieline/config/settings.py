@@ -49,6 +49,8 @@ class Settings:
         listen_addresses: For both APIs, ``LOOPBACK`` if not given; an empty item means all interfaces.
         public_port: ``None`` for no public listener.
         public_listen_address: Empty for all interfaces.
+        metrics_port: 0 for any free one.
+        metrics_listen_address: ``None`` if not given, which is loopback; empty for all interfaces.
         unix_domain_socket: Folder for the APIs' sockets, which then replace TCP (H-2); ``None`` for TCP.
         max_body_size: Longest request body in bytes; ``None`` for no limit.
         read_buffer_size: In bytes; the limit of a request head is 4096 more (H-63).
@@ -101,7 +103,7 @@ class Settings:
     public_listen_address: str
     enable_metrics: bool
     metrics_port: int
-    metrics_listen_address: str
+    metrics_listen_address: str | None
     enable_profiling: bool
     profile_port: int
 

@@ -381,6 +381,11 @@ class Http1Server(Paced):
         """Whether a call is in progress."""
         return self._task is not None
 
+    @property
+    def in_progress(self) -> int:
+        """How many calls are."""
+        return int(self.busy)
+
     def drain(self) -> None:
         """Close after the answer in progress; at once if there is none."""
         self._draining = True

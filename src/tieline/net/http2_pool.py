@@ -45,6 +45,11 @@ class Http2Pool:
         self._limits = limits or Limits()
         self._peers: dict[Key, _Peer] = {}
 
+    @property
+    def size(self) -> int:
+        """How many connections are open."""
+        return sum(len(peer.connections) for peer in self._peers.values())
+
     def ready(self, key: Key) -> Http2Client | None:
         """Return a connection that takes a call now, without waiting."""
         peer = self._peers.get(key)

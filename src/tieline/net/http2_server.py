@@ -217,6 +217,11 @@ class Http2Server(Http2Protocol):
         """Whether a call is still in progress."""
         return bool(self.h2.streams)
 
+    @property
+    def in_progress(self) -> int:
+        """How many calls are."""
+        return len(self.h2.streams)
+
     def drain(self) -> None:
         """Take no new calls; the connection closes when those in progress are over."""
         if self._drain_timer is None and not self.lost:

@@ -24,6 +24,11 @@ BACKLOG: Final = 1024
 class Connection(Protocol):
     """A connection that a listener accepted."""
 
+    @property
+    def in_progress(self) -> int:
+        """How many calls it has in progress."""
+        ...
+
     def drain(self) -> None:
         """Take no new calls, and close when those in progress are over."""
 
@@ -73,6 +78,11 @@ class Listener:
         self._files: list[Path] = []
         self.port = 0
         self.members = Members()
+
+    @property
+    def in_progress(self) -> int:
+        """How many calls its connections have in progress."""
+        return sum(connection.in_progress for connection in self.members)
 
     @property
     def where(self) -> str:

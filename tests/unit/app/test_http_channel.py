@@ -224,9 +224,12 @@ async def test_an_app_may_give_its_configuration_in_pieces() -> None:
     await app.start()
     channel = channel_to(app.port)
 
-    await ask_config(channel, "a", "default")
+    counted: list[CallRecord] = []
+    await ask_config(channel, "a", "default", counted.append)
 
     assert not broken
+    (record,) = counted
+    assert (record.verb, record.method, record.status, record.response_bytes) == (b"GET", b"dapr/config", 200, 2)
     assert await channel.probe(b"/up", 5) == 200
     assert app.accepted == 1
     await channel.aclose()

@@ -41,7 +41,7 @@ def test_empty_tokens_and_addresses_count_as_absent() -> None:
 def test_a_sidecar_sets_eight_variables_of_its_own() -> None:
     settings = settings_of("--app-port", "8080", "--metrics-port", "9091", "--profile-port", "7778")
 
-    assert own_environment(settings, "192.0.2.9", Ports(http=3501, grpc=50002, internal=47301)) == {
+    assert own_environment(settings, "192.0.2.9", Ports(http=3501, grpc=50002, internal=47301, metrics=9091)) == {
         "APP_ID": "mine",
         "APP_PORT": "8080",
         "HOST_ADDRESS": "192.0.2.9",
@@ -54,7 +54,7 @@ def test_a_sidecar_sets_eight_variables_of_its_own() -> None:
 
 
 def test_a_sidecar_without_an_app_says_app_port_zero() -> None:
-    assert own_environment(settings_of(), "127.0.0.1", Ports(1, 2, 3))["APP_PORT"] == "0"
+    assert own_environment(settings_of(), "127.0.0.1", Ports(1, 2, 3, 4))["APP_PORT"] == "0"
 
 
 @pytest.mark.rule("C-3")
