@@ -59,6 +59,7 @@ from tieline.outbound.peer import PEER_LIMITS, PeerCaller
 from tieline.telemetry.access_log import FailureLog
 from tieline.telemetry.api_log import ApiLog
 from tieline.telemetry.measure import make_metrics
+from tieline.telemetry.path_patterns import PathPatterns
 from tieline.telemetry.process import process_readings
 from tieline.telemetry.readings import add_readings
 from tieline.wire import headers as fields
@@ -622,6 +623,7 @@ class Sidecar:
         old = self._configuration
         try:
             new = load_configuration(self._settings.config_files, self._environ, again=True)
+            PathPatterns(new.metric.path_matching)  # not in force yet, but a start would refuse it
         except StartError as error:
             _reload_log.error("the configuration stays as it was: %s", error)
             return

@@ -190,7 +190,15 @@ async def test_a_hang_up_puts_a_changed_configuration_in_force(mesh: Mesh, tmp_p
 
 
 @pytest.mark.rule("C-71")
-@pytest.mark.parametrize("text", ["spec: [", None, "spec: {accessControl: {defaultAction: deny}}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "spec: [",
+        None,
+        "spec: {accessControl: {defaultAction: deny}}",
+        "spec: {metric: {http: {pathMatching: ['/{a}/b', '/a/{b}']}}}",
+    ],
+)
 async def test_a_configuration_that_does_not_load_leaves_the_old_one(
     text: str | None, mesh: Mesh, tmp_path: Path
 ) -> None:

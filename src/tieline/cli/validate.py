@@ -13,10 +13,12 @@ from typing import Final
 
 import click
 
-from tieline.config.checks.files import Checker
+from tieline.config.checks.files import Checked, Checker
 from tieline.config.checks.findings import Finding, Severity
 from tieline.config.folders import MAX_FILE_BYTES, MAX_FILES, Unreadable, list_folder, read_bounded
+from tieline.telemetry.label_rules import compile_rules
 from tieline.telemetry.logs import is_colourful
+from tieline.telemetry.path_patterns import BadPattern, PathPatterns
 
 STDIN: Final = "-"
 STDIN_NAME: Final = "<stdin>"
@@ -44,6 +46,8 @@ def command(paths: tuple[str, ...], strict: bool, output: str) -> int:
     files = _Paths(checker)
     for path in paths:
         files.check(path)
+    for checked in checker.configurations:
+        _check_metrics(checked)
     findings = checker.findings()
     errors = _count(findings, Severity.ERROR)
     warnings = _count(findings, Severity.WARNING)
@@ -59,6 +63,24 @@ def command(paths: tuple[str, ...], strict: bool, output: str) -> int:
             f"{counted}: {told or ('nothing wrong' if checker.documents else 'nothing to check')}.", err=bool(errors)
         )
     return FAILED if errors or (strict and warnings) else 0
+
+
+def _check_metrics(checked: Checked) -> None:
+    """Look for patterns and expressions that metrics could not use (C-10)."""
+    metric, places = checked.configuration.metric, checked.configuration.places
+
+    def line(key: str) -> int:
+        found = [places[name].line for name in (f"spec.metrics.{key}", f"spec.metric.{key}") if name in places]
+        return found[0] if found else 0
+
+    if metric.path_matching:
+        try:
+            PathPatterns(metric.path_matching)
+        except BadPattern as error:
+            checked.found.error(line("http.pathMatching"), f"pathMatching: {error}")
+    _, problems = compile_rules((rule.name, rule.labels) for rule in metric.rules)
+    for problem in problems:
+        checked.found.error(line("rules"), f"metrics: {problem}")
 
 
 class _Paths:

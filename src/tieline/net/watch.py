@@ -11,9 +11,9 @@ from tieline.net.tasks import spawn
 
 INTERVAL_S: Final = 1.0
 """Between two looks."""
-SETTLE_S: Final = 0.1
+SETTLE_S: Final = 0.3
 """How long files must stay as they are before a change counts: until then somebody may still be writing."""
-MAX_SETTLE_LOOKS: Final = 50
+MAX_SETTLE_LOOKS: Final = 20
 """After so many looks at files that never rest, they are taken as they are."""
 MAX_SHARE: Final = 0.01
 """Part of the time that looking may take; where it is slow it is rarer."""

@@ -110,3 +110,25 @@ def test_pipes_and_folders_that_may_not_be_read_are_told(folder: Path, capsys: p
         "pipe.yaml: error: cannot be read: it is not a regular file",
         "no\\x1bthing: error: cannot be read: no such file or directory",
     ]
+
+
+@pytest.mark.rule("C-10")
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ("http: {pathMatching: ['/a/{b']}", "c.yaml:5: error: pathMatching: '/a/{b'"),
+        ("http: {pathMatching: ['/{a}/b', '/a/{b}']}", "match the same path, and neither is the more specific one"),
+        (
+            "rules: [{name: m, labels: [{name: l, regex: {r: '['}}]}]",
+            "c.yaml:5: error: metrics: failed to compile regex for rule ml/r: ",
+        ),
+    ],
+)
+def test_what_metrics_could_not_use_is_an_error(
+    metric: str, told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec:\n"
+    (folder / "c.yaml").write_text(f"{head}  metric: {{{metric}}}\n")
+
+    assert main(["validate", "c.yaml"]) == 1
+    assert told in capsys.readouterr().out
