@@ -16,6 +16,7 @@ from tieline.config.options import Ask, Options, check, ineffective, parse_argum
 from tieline.config.settings import Settings
 from tieline.errors import ConfigError, StartError
 from tieline.names.host import host_address, own_internal_port
+from tieline.net.descriptors import raise_limit
 from tieline.telemetry import logs
 
 log = logging.getLogger("dapr.runtime")
@@ -84,6 +85,7 @@ def _run(options: Options) -> int:
     except ConfigError as error:
         raise FatalOption(str(error), prefix="") from error
     settings = check(options, os.environ)
+    raise_limit()
     log.info("Starting Dapr Runtime -- version %s -- commit %s", __version__, "")
     log.info("Log level set to: %s", settings.log_level)
     from tieline.config.configuration import load_configuration

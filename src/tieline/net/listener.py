@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from tieline.net.descriptors import ListeningSocket
 from tieline.net.loop import serve
 
 BIND_WITHIN_S: Final = 10.0
@@ -97,7 +98,7 @@ class Listener:
         """
         for family, host in _families(address):
             # The protocol is named, since event loops turn off Nagle's algorithm only where it is.
-            sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            sock = ListeningSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
