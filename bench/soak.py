@@ -57,7 +57,9 @@ class Counted:
     name: str = "ours"
 
     def command(self, role: str, ports: Mapping[str, int], run_dir: Path, *, long_bodies: bool) -> list[str]:
-        launcher = shlex.join([sys.executable, "-m", "tests.support.counted", "sidecar", "--log-level", "error"])
+        launcher = shlex.join(
+            [sys.executable, "-m", "tests.support.counted", "sidecar", "--log-level", "error", "--no-mdns"]
+        )
         return Ours(launcher, {}).command(role, ports, run_dir, long_bodies=long_bodies)
 
     def environment(self, run_dir: Path) -> dict[str, str]:
