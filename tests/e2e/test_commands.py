@@ -524,6 +524,26 @@ async def test_a_sidecar_that_does_not_end_is_told_and_killed_by_force(mesh: Mes
     assert hanging.code == -signal.SIGKILL
 
 
+async def test_ctrl_c_ends_stop_at_once_while_it_waits(mesh: Mesh) -> None:
+    hanging = await mesh.sidecar("hanging")
+    hanging.signal(signal.SIGSTOP)
+    try:
+        process = await command.start(mesh.environ, "stop", "hanging", "--timeout", "60")
+
+        async def asked() -> bool:
+            pending = Path(f"/proc/{hanging.pid}/status").read_text().partition("ShdPnd:\t")[2][:16]
+            return bool(int(pending, 16) & 1 << (signal.SIGTERM - 1))
+
+        await until(asked, 15)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(10):
+            out, err = await process.communicate()
+    finally:
+        hanging.signal(signal.SIGCONT)
+
+    assert (out, err.strip(), process.returncode) == (b"", b"", 130)
+
+
 async def test_stop_never_touches_another_process_that_has_the_number_now(mesh: Mesh) -> None:
     sidecar = await mesh.sidecar("orders")
     bystander = mesh.process("bystander", ["sleep", "1000"])

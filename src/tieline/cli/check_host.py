@@ -209,34 +209,40 @@ def check_default_ports(environ: Mapping[str, str], sidecars: set[int]) -> Itera
 def check_files(
     environ: Mapping[str, str], app_id: str, configurations: Sequence[str], folders: Sequence[str]
 ) -> Iterator[Finding]:
-    """Can the files be used that the user names?"""
+    """Can the files be used that the user names?  First as a sidecar sees them, then as ``validate`` does."""
+    from tieline.cli.validate import Paths
+    from tieline.config.checks.files import Checker
+    from tieline.config.checks.findings import Severity
+
+    troubles = list(_start_with(environ, app_id, configurations, folders))
+    checker = Checker(environ)
+    paths = Paths(checker)
+    for path in (*configurations, *folders):
+        paths.check(path)
+    for found in checker.findings():
+        place = f"{found.file}:{found.line}" if found.line else found.file
+        what, todo = f"{place}: {found.message}", found.hint or "correct it"
+        if found.severity is Severity.ERROR:
+            troubles.append(fail("files", what, "it does not do what it says", todo))
+        elif found.severity is Severity.WARNING:
+            troubles.append(warn("files", what, "it may not do what is expected of it", todo))
+    yield from troubles
+    if not troubles:
+        yield ok("files", f"{', '.join((*configurations, *folders))} can be used")
+
+
+def _start_with(
+    environ: Mapping[str, str], app_id: str, configurations: Sequence[str], folders: Sequence[str]
+) -> Iterator[Finding]:
+    """Tell what would end the start of a sidecar."""
     from tieline.config.configuration import load_configuration
     from tieline.config.resources import load_resources
 
-    if configurations:
-        names = ", ".join(configurations)
-        try:
-            configuration = load_configuration(tuple(configurations), environ)
-        except ConfigError as error:
-            yield fail("configuration", str(error), "a sidecar with it does not start", f"correct {names}")
-        else:
-            if unused := ", ".join((*configuration.ineffective, *configuration.unknown)):
-                yield warn("configuration", f"{names}: {unused}", "this has no effect in this version", "remove it")
-            else:
-                yield ok("configuration", f"{names} can be used")
-    for folder in folders:
-        try:
-            resources = load_resources([folder], app_id=app_id, environ=environ, watch=False)
-        except (ConfigError, OSError) as error:
-            yield fail("resources", str(error), "a sidecar with them does not start", f"correct what is in {folder}")
-            continue
-        bad = [notice for notice in resources.notices if notice.level != "info"]
-        for notice in bad:
-            make = fail if notice.level == "error" else warn
-            yield make("resources", notice.text, "it is not used as it stands", "correct it")
-        if not bad:
-            endpoints = ", ".join(resources.http_endpoints) or "none"
-            yield ok("resources", f"{folder} can be used; HTTP endpoints: {endpoints}")
+    try:
+        load_configuration(tuple(configurations), environ)
+        load_resources(folders, app_id=app_id, environ=environ, watch=False)
+    except (ConfigError, OSError) as error:
+        yield fail("files", str(error), "a sidecar with them does not start", "correct them")
 
 
 def same_user(pid: int) -> bool:

@@ -41,7 +41,7 @@ def check_name(found: Sequence[Member], name: str) -> Iterator[Finding]:
     if not member.is_alive:
         why = "every call to it fails"
         yield fail(subject, f"it was here, but {member.detail}", why, "start it again")
-    elif member.facts.resolver:
+    elif not member.uses_registry:
         resolver = member.facts.resolver
         why = "only sidecars with the same configuration find it"
         yield warn(subject, f"it is announced by {resolver} and not here", why, "start them with the same --config")
@@ -57,9 +57,9 @@ def _unknown(found: Sequence[Member], name: str) -> Finding:
     near = [other for other in ids if other.lower() == app_id.lower() or other == app_id] or difflib.get_close_matches(
         app_id, ids, n=1
     )
-    told = f"known now: {', '.join(known[:MAX_NAMES])}" if known else "no name is known"
+    told = f"known are {', '.join(known[:MAX_NAMES])}" if known else "no name is"
     todo = f'did you mean "{near[0]}"? Names are case-sensitive' if near else f"start it: tieline run --app-id {app_id}"
-    return fail(f"name {name}", f"nobody is known by it; {told}", "every call to it fails", todo)
+    return fail(f"name {name}", f"it is not known here, {told}", "calls to it fail, unless mDNS finds it", todo)
 
 
 def check_sidecars(found: Sequence[Member], environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -160,7 +160,7 @@ def _itself(member: Member, known: Sequence[Listener]) -> Iterator[Finding]:
     if member.status is Status.NOT_READY:
         waits = "its app is not there yet, or it is stopping" if facts.app_port else "it is starting or stopping"
         yield fail(subject, f"{member.detail}: {waits}", "nobody finds the app", "see the line on its app")
-    elif not member.announced and not facts.resolver:
+    elif not member.announced and member.uses_registry:
         told = "it is healthy, but has no fresh heartbeat in the registry"
         yield fail(subject, told, "callers do not find it", "see the lines on the registry, and its log")
     endpoint = parse_address(facts.internal_address)

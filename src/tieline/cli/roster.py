@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tieline.cli.api import NotReached, ask
+from tieline.cli.parallel import in_parallel
 from tieline.cli.sockets import command_line
 from tieline.cli.wait import HEALTH_PATH, NO_CONTENT, Address
 from tieline.names.registry import Content, Instance, find_registry, read_registry
@@ -69,6 +69,11 @@ class Member:
         return self.facts.pid > 0
 
     @property
+    def uses_registry(self) -> bool:
+        """Whether it announces its app in the local registry."""
+        return self.facts.resolver.lower() in ("", "registry")
+
+    @property
     def is_alive(self) -> bool:
         """Whether it may answer."""
         return self.status is not Status.DEAD
@@ -110,7 +115,7 @@ def members_in(content: Content, environ: Mapping[str, str], *, ask_them: bool =
     found = _unasked(content, time.time())
     if ask_them:
         token = environ.get(TOKEN_VARIABLE, "")
-        found = _all(found, lambda member: _asked(member, token))
+        found = in_parallel(lambda member: _asked(member, token), found, MAX_ASKED_AT_ONCE)
     return sorted(found, key=lambda member: (member.facts.app_id, member.facts.namespace, member.facts.started))
 
 
@@ -245,10 +250,3 @@ def _run_of(facts: SidecarFacts, claimed: int = 0) -> int:
 
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-
-
-def _all(found: list[Member], change: Callable[[Member], Member]) -> list[Member]:
-    if not found:
-        return found
-    with ThreadPoolExecutor(max_workers=min(len(found), MAX_ASKED_AT_ONCE)) as workers:
-        return list(workers.map(change, found))

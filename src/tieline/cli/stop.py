@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -15,6 +14,7 @@ import click
 from tieline.cli.api import NotReached, ask
 from tieline.cli.completion import complete_app_ids
 from tieline.cli.console import Console
+from tieline.cli.parallel import in_parallel
 from tieline.cli.processes import NotThere, Process
 from tieline.cli.roster import ASK_TIMEOUT_S, TOKEN_VARIABLE, Member, matching, members
 from tieline.cli.wait import HEALTH_PATH, NO_CONTENT
@@ -84,8 +84,7 @@ def command(
     if not chosen:
         return 1 if missing else 0
     until = time.monotonic() + timeout
-    with ThreadPoolExecutor(max_workers=min(len(chosen), MAX_AT_ONCE)) as workers:
-        outcomes = list(workers.map(lambda member: _stop(member, until, force), chosen))
+    outcomes = in_parallel(lambda member: _stop(member, until, force), chosen, MAX_AT_ONCE)
     for outcome in outcomes:
         (console.success if outcome.stopped else console.fail)(outcome.text)
     return 1 if missing or not all(outcome.stopped for outcome in outcomes) else 0

@@ -43,7 +43,7 @@ def command(paths: tuple[str, ...], strict: bool, output: str) -> int:
       tieline validate resources/ config.yaml
     """
     checker = Checker(os.environ)
-    files = _Paths(checker)
+    files = Paths(checker)
     for path in paths:
         files.check(path)
     for checked in checker.configurations:
@@ -83,7 +83,7 @@ def _check_metrics(checked: Checked) -> None:
         checked.found.error(line("rules"), f"metrics: {problem}")
 
 
-class _Paths:
+class Paths:
     """Gives files to a checker, each once: given twice, a resource would be its own double.
 
     Attributes:
