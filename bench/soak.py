@@ -63,8 +63,9 @@ class Counted:
         return Ours(launcher, {}).command(role, ports, run_dir, long_bodies=long_bodies)
 
     def environment(self, run_dir: Path) -> dict[str, str]:
-        found = {"XDG_STATE_HOME": str(run_dir), "TIELINE_TASKS": str(tasks_file(run_dir)), "PYTHONPATH": str(ROOT)}
-        return found
+        # The sidecars are those of this checkout.
+        path = os.pathsep.join(map(str, (ROOT, ROOT / "src")))
+        return {"XDG_STATE_HOME": str(run_dir), "TIELINE_TASKS": str(tasks_file(run_dir)), "PYTHONPATH": path}
 
 
 def tasks_file(run_dir: Path) -> Path:
