@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -15,6 +16,8 @@ SETTINGS = [
     *LOCKS,
     *sorted((ROOT / "requirements").glob("*.in")),
     *(ROOT / name for name in ("pyproject.toml", "Makefile", "tools/lock.sh", ".ci/run", ".gitignore")),
+    *(ROOT / "tests/e2e/sdk" / name for name in ("package.json", "package-lock.json", "pom.xml", "jars.sha256")),
+    *(ROOT / "tests/e2e/h2spec" / name for name in ("go.mod", "go.sum")),
 ]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "changes").glob("*.md")])
 DECISIONS = {"model", "errors", "config", "access", "resiliency", "wire"}
@@ -65,6 +68,13 @@ def test_no_address_of_a_package_index_is_in_a_settings_file(file: Path) -> None
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda file: file.name)
 def test_every_locked_package_has_one_version_and_hashes(lock: Path) -> None:
     assert locked_names(lock)
+
+
+def test_every_locked_package_for_node_has_a_hash() -> None:
+    packages = json.loads((ROOT / "tests/e2e/sdk/package-lock.json").read_text(encoding="utf-8"))["packages"]
+
+    assert packages
+    assert all(one["integrity"].startswith("sha512-") for path, one in packages.items() if path)
 
 
 def test_the_lock_holds_all_that_the_project_needs_to_be_built_and_run() -> None:
