@@ -84,7 +84,9 @@ OUTBOUND_GRACE_S: Final = 0.1
 """How long an app that listens already may put off outbound health, so that others find it by then."""
 FIRST_PROBE_S: Final = 0.5
 """How long the first health probe of the app may put off that it is announced and the sidecar ready."""
-CHANGED_IN_PLACE: Final = frozenset({"spec.tracing", "spec.features", "spec.logging.apiLogging", "spec.components"})
+CHANGED_IN_PLACE: Final = frozenset(
+    {"spec.tracing", "spec.features", "spec.logging.apiLogging", "spec.components", "spec.api"}
+)
 """Blocks of a Configuration that take effect without a new start."""
 _NAMESPACED: Final = frozenset({"", "mdns", "registry"})
 """Resolvers, by component name, that tell the namespaces of Tieline's own sidecars apart."""
@@ -131,7 +133,8 @@ class Sidecar:
         self._names: NameCache | None = None
         self._resources = Resources()
         self._watch = Watch(lambda: self._resources.look(), self._files_changed)
-        self._http_api: HttpApi | None = None
+        self._http_api: HttpApi
+        self._public_api: PublicApi
         self._reload_asked = False
         self._entry: SidecarEntry | None = None
         self._noting: asyncio.Task[None] | None = None
@@ -273,7 +276,7 @@ class Sidecar:
             )
         return [create(spec, facts, spawn, {**RESOLVERS, "registry": registry})]
 
-    def _make_api(self, names: NameCache) -> HttpApi:
+    def _make_dispatch(self, names: NameCache) -> Dispatch:
         settings = self._settings
         own = fields.identity(settings.app_id, settings.namespace, settings.app_id)
         spec = self._configuration.name_resolution
@@ -287,13 +290,17 @@ class Sidecar:
             namespace=settings.namespace,
             knows_namespaces=spec is None or spec.component.lower() in _NAMESPACED,
         )
-        self._dispatch = Dispatch(
+        return Dispatch(
             app_id=settings.app_id,
             namespace=settings.namespace,
             local=Local(self._channel, own),
             peer=peer,
             external=self._external,
         )
+
+    def _make_api(self) -> HttpApi:
+        """Make the API as the Configuration wants it now."""
+        settings = self._settings
         lists = ApiLists(self._configuration.api)
         cors = Cors(settings.allowed_origins) if settings.allowed_origins else None
         return HttpApi(
@@ -306,6 +313,11 @@ class Sidecar:
             token=Token(settings.api_token) if settings.api_token is not None else None,
             api_log=self._make_api_log(),
         )
+
+    def _make_public_api(self) -> PublicApi:
+        lists = ApiLists(self._configuration.api)
+        own = OwnApis(health=self._health, metadata=self._metadata, shutdown=None, lists=lists)
+        return PublicApi(front=self._front, own=own)
 
     def _make_invoke(self) -> Invoke:
         settings = self._settings
@@ -393,7 +405,8 @@ class Sidecar:
         sidecar = self._facts()
         names = self._names = self._make_names(sidecar)
         await names.start()
-        api = self._http_api = self._make_api(names)
+        self._dispatch = self._make_dispatch(names)
+        self._http_api = self._make_api()
         observe = Observe(self._observe)
         server = InboundServer(
             inbound(observe=observe, end=ToApp(self._channel, settings.app_id)),
@@ -411,7 +424,7 @@ class Sidecar:
             http2=not settings.http_disable_h2c,
             http2_limits=Limits(header_list=settings.read_buffer_size + HTTP2_HEAD_SLACK),
         )
-        await self._api.accept(lambda: Http1Server(api.handle, options, self._api.members))
+        await self._api.accept(lambda: Http1Server(self._http_api.handle, options, self._api.members))
         if settings.unix_domain_socket:
             log.info("HTTP server listening on UNIX socket: %s", self._api.where)
         else:
@@ -443,17 +456,11 @@ class Sidecar:
             raise StartError(
                 f"listen tcp {address}:{port}: bind: {_reason(error)}; choose another one with --dapr-public-port"
             ) from error
-        own = OwnApis(
-            health=self._health,
-            metadata=self._metadata,
-            shutdown=None,
-            lists=ApiLists(self._configuration.api),
-        )
-        public = PublicApi(front=self._front, own=own)
+        self._public_api = self._make_public_api()
         options = ServerOptions(
             max_head=settings.read_buffer_size + HEAD_SLACK, max_body=None, http2=False, http2_limits=Limits()
         )
-        await self._public.accept(lambda: Http1Server(public.handle, options, self._public.members))
+        await self._public.accept(lambda: Http1Server(self._public_api.handle, options, self._public.members))
         log.info("Public HTTP server is running on port %d", self._public.port)
 
     def _reserve_internal_port(self) -> None:
@@ -631,14 +638,22 @@ class Sidecar:
         self._configuration = new
         self._tracer.enabled = not new.tracing.off
         self._metadata.features = new.enabled_features()
-        if self._http_api is not None and old.api_logging != new.api_logging:
-            self._http_api.log_calls(self._make_api_log())
+        if not {"spec.api", "spec.logging.apiLogging"}.isdisjoint(changed):
+            self._swap_api()
         in_force = [name for name in changed if name in CHANGED_IN_PLACE]
         if in_force:
             _reload_log.info("Configuration changed: %s", ", ".join(in_force))
         later = [name for name in changed if name not in CHANGED_IN_PLACE]
         if later:
             _reload_log.warning("changed, but in force only after the next start: %s", ", ".join(later))
+
+    def _swap_api(self) -> None:
+        """Answer as the Configuration wants it now, on open connections too."""
+        self._http_api = self._make_api()
+        self._api.hand_over(self._http_api.handle)
+        if self._settings.public_port is not None:
+            self._public_api = self._make_public_api()
+            self._public.hand_over(self._public_api.handle)
 
     # ── stop ───────────────────────────────────────────────────────────────────────────────────────
     def _listen_to_signals(self) -> None:

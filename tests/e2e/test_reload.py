@@ -14,8 +14,9 @@ from typing import Any, Final
 import pytest
 
 from tests.support.app import Exchange, echo
+from tests.support.h2peer import H2Client
 from tests.support.http1 import Client
-from tests.support.mesh import Mesh, Sidecar, until
+from tests.support.mesh import Mesh, Sidecar, free_port, invoke_path, until
 
 WITHIN_S: Final = 8.0
 """How long a change may take, on a busy machine; the rule allows 20 s."""
@@ -187,6 +188,42 @@ async def test_a_hang_up_puts_a_changed_configuration_in_force(mesh: Mesh, tmp_p
     client.send("GET", "/v1.0/healthz")
     assert (await client.answer()).status == 204
     client.close()
+
+
+@pytest.mark.rule("C-26", "C-71")
+async def test_a_hang_up_closes_and_opens_apis_on_open_connections_too(mesh: Mesh, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("")
+    app = await mesh.app(echo)
+    public = free_port()
+    sidecar = await mesh.sidecar("a", app, "--config", str(config), "--dapr-public-port", str(public))
+    over_1, over_2, outside = (
+        await Client.open(sidecar.port),
+        await H2Client.open(sidecar.port),
+        await Client.open(public),
+    )
+
+    async def statuses() -> list[int]:
+        over_1.send("GET", invoke_path("a", "x"))
+        outside.send("GET", "/v1.0/metadata")
+        second = await (await over_2.request("GET", invoke_path("a", "x"))).whole(5)
+        return [(await over_1.answer()).status, second.status, (await outside.answer()).status]
+
+    before = await statuses()
+    denied = "{name: invoke, version: v1, protocol: http}, {name: metadata, version: v1, protocol: http}"
+    config.write_text(f"spec: {{api: {{denied: [{denied}]}}}}")
+    sidecar.signal(signal.SIGHUP)
+    await sidecar.says("Configuration changed: spec.api")
+    closed = await statuses()
+    config.write_text("")
+    sidecar.signal(signal.SIGHUP)
+    await until(lambda: sidecar.log().count("Configuration changed: spec.api") == 2)
+    opened = await statuses()
+    over_1.close()
+    outside.close()
+    over_2.close()
+
+    assert (before, closed, opened) == ([200, 200, 200], [404, 404, 404], [200, 200, 200])
 
 
 @pytest.mark.rule("C-71")

@@ -75,7 +75,7 @@ class Http1Server(Paced):
     """One connection of a client."""
 
     def __init__(self, handler: Handler, options: ServerOptions, members: set[Any]) -> None:
-        self._handler = handler
+        self.handler = handler
         self._options = options
         self._members = members
         self._loop = asyncio.get_running_loop()
@@ -249,7 +249,7 @@ class Http1Server(Paced):
     # ── answers ────────────────────────────────────────────────────────────────────────────────────
     async def _serve(self, head: RequestHead) -> None:
         try:
-            reply = await self._handler(head)
+            reply = await self.handler(head)
             body = reply.body
             if isinstance(body, bytes) and not reply.trailers:
                 self._write_whole(reply, body, head)
@@ -403,7 +403,7 @@ class Http1Server(Paced):
 
     def _http2(self) -> Http2Server:
         return Http2Server(
-            self._handler,
+            self.handler,
             limits=self._options.http2_limits,
             native=False,
             members=self._members,

@@ -74,7 +74,7 @@ class Http2Server(Http2Protocol):
         self, handler: Handler, *, limits: Limits, native: bool, members: set[Any], max_body: int | None = None
     ) -> None:
         super().__init__(client=False, limits=limits, native=native, max_body=max_body)
-        self._handler = handler
+        self.handler = handler
         self._members = members
         self._timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -133,7 +133,7 @@ class Http2Server(Http2Protocol):
         stream = exchange.stream
         h2 = self.h2
         try:
-            reply = await self._handler(exchange.request)
+            reply = await self.handler(exchange.request)
             body = reply.body
             exchange.answered = True
             bodiless = exchange.request.verb == b"HEAD" or reply.status in (204, 304)

@@ -195,6 +195,11 @@ class Listener:
             path.unlink(missing_ok=True)
         self._files = []
 
+    def hand_over(self, handler: object) -> None:
+        """Let another handler answer what open connections ask from now on; calls in progress go on as they began."""
+        for connection in self.members:
+            connection.handler = handler
+
     async def drain(self) -> None:
         """Accept nothing more, and return when all connections are closed, each after its calls in progress."""
         self.stop_accepting()

@@ -7,7 +7,7 @@ call goes straight to its handler, which does its own tracing and counting.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
 from time import perf_counter
 from typing import Final, Protocol
@@ -106,17 +106,9 @@ class HttpApi:
         self._cors = cors
         self._token = token
         self._log = api_log
-        self.handle = self._handler()
+        guarded = cors is not None or token is not None or api_log is not None
+        self.handle = self._guarded if guarded else self._routed
         """Answers one request; see ``net.http2_server.Handler``."""
-
-    def log_calls(self, api_log: ApiLog | None) -> None:
-        """Log calls from now on, otherwise, or not at all; where nothing stood guard, on new connections only."""
-        self._log = api_log
-        self.handle = self._handler()
-
-    def _handler(self) -> Callable[[Request], Awaitable[Reply]]:
-        guarded = self._cors is not None or self._token is not None or self._log is not None
-        return self._guarded if guarded else self._routed
 
     def _routed(self, request: Request) -> Awaitable[Reply]:
         path = request.path
