@@ -219,12 +219,17 @@ async def ask_h2(
 class H2Server:
     """A server that answers ``200 text`` to everything, and is no Tieline.
 
+    ``streams``: how many it takes at a time on one connection.
+
     Attributes:
         requests: Header fields of the requests that came.
+        connections: Open ones.
     """
 
-    def __init__(self, text: bytes = b"h2") -> None:
+    def __init__(self, text: bytes = b"h2", *, streams: int | None = None) -> None:
         self._text = text
+        self._streams = streams
+        self.connections = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests: list[Fields] = []
@@ -244,7 +249,11 @@ class H2Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        if self._streams is not None:
+            code = h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS
+            connection.local_settings = h2.settings.Settings(client=False, initial_values={code: self._streams})
         connection.initiate_connection()
+        self.connections += 1
         writer.write(connection.data_to_send())
         bodies: dict[int, bytearray] = {}
         try:
@@ -266,6 +275,7 @@ class H2Server:
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
+            self.connections -= 1
             writer.close()
 
     def _answer(self, connection: h2.connection.H2Connection, number: int, body: bytes) -> None:

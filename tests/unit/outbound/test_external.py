@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -715,6 +716,99 @@ async def test_a_call_given_up_resets_its_stream_only(world: World) -> None:
 
     assert reply.status == 200
     await until(lambda: server.resets == 1)
+
+
+Speaker = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+GOAWAY = b"\0\0\x08\7\0\0\0\0\0" + bytes(8)
+
+
+async def speaking(world: World, speak: Speaker) -> tuple[External, list[int]]:
+    """Return what calls a server that agrees on HTTP/2 and then does as it likes, and counts its connections."""
+    count = [0]
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        count[0] += 1
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await speak(reader, writer)
+        writer.close()
+
+    context = server_context(world.folder, world.pair(), alpn=HTTP2)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
+
+    async def end() -> None:
+        server.close()
+
+    world.ends_with(end)
+    port = server.sockets[0].getsockname()[1]
+    return world.external(web(port, scheme="https", root_ca=world.authority.pem)), count
+
+
+async def test_a_server_that_breaks_http2_fails_the_call(world: World) -> None:
+    async def says_http1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        await reader.read()
+
+    async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(10)
+
+    async def leaves(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SETTINGS + GOAWAY)
+        await reader.read()
+
+    for speak in (says_http1, says_nothing, leaves):
+        external, count = await speaking(world, speak)
+
+        error = await failure(external, invocation("web"))
+
+        assert isinstance(error, (AppUnreachable, AppBroken)), error.detail
+        assert error.detail.startswith('Get "https://127.0.0.1:')
+        assert count[0] <= 4
+
+
+async def test_a_call_that_a_leaving_server_did_not_take_is_sent_again(world: World) -> None:
+    """GOAWAY says which calls were processed: none of ours."""
+    server = await world.h2(world.pair())
+    first = True
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal first
+        if first:
+            first = False
+            writer.write(SETTINGS)
+            seen = b""
+            while len(seen) < 120:  # preface, SETTINGS and the request
+                seen += await reader.read(65536)
+            writer.write(GOAWAY)
+            await reader.read()
+            return
+        trust = ssl.create_default_context(cadata=world.authority.pem)
+        trust.set_alpn_protocols(["h2"])
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trust)
+        await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+
+    external, count = await speaking(world, forward)
+
+    reply = await call(external, invocation("web", verb=b"POST", body=b"hello"))
+
+    assert reply.status == 200
+    assert (server.bodies, count[0]) == ([b"hello"], 2)
+
+
+async def test_calls_over_what_one_connection_carries_open_more(world: World) -> None:
+    server = H2Server(streams=2)
+    await server.start(tls=server_context(world.folder, world.pair(), alpn=HTTP2))
+    world.ends_with(server.aclose)
+    external = world.external(web(server.port, scheme="https", root_ca=world.authority.pem))
+
+    held = [asyncio.create_task(call(external, invocation("web", b"hold"))) for _ in range(5)]
+    await until(lambda: len(server.requests) == 5)
+    external.replace({})  # what is in progress stays
+    for one in held:
+        one.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
+
+    await until(lambda: server.connections == 0)
 
 
 # ── changes ───────────────────────────────────────────────────────────────────────────────────────
