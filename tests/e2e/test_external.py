@@ -222,6 +222,37 @@ async def test_a_caller_that_leaves_ends_the_call_outside(world: World) -> None:
         await gone.wait()
 
 
+@pytest.mark.rule("H-108")
+async def test_a_changed_file_leads_elsewhere_while_calls_go_on(mesh: Mesh, tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def old(exchange: Exchange) -> None:
+        if exchange.target == "/hold":
+            await go_on.wait()
+        exchange.answer(200, b"old")
+
+    async def new(exchange: Exchange) -> None:
+        exchange.answer(200, b"new")
+
+    first, second = await mesh.app(old), await mesh.app(new)
+    folder = tmp_path / "resources"
+    folder.mkdir()
+    file = folder / "web.yaml"
+    file.write_text(endpoint("web", f"http://127.0.0.1:{first.port}"))
+    sidecar = await mesh.sidecar("caller", None, "--resources-path", str(folder))
+    held = asyncio.create_task(sidecar.call("web", "hold"))
+    await until(lambda: len(first.seen) == 1)
+
+    file.write_text(endpoint("web", f"http://127.0.0.1:{second.port}"))
+
+    async def is_new() -> bool:
+        return (await sidecar.call("web", "x")).body == b"new"
+
+    await until(is_new, 20)
+    go_on.set()
+    assert (await held).body == b"old"
+
+
 @pytest.mark.rule("H-101", "H-106")
 async def test_an_endpoint_with_certificates_is_called_over_tls(mesh: Mesh, tmp_path: Path) -> None:
     authority, clients = Authority(), Authority("clients")

@@ -842,6 +842,15 @@ async def test_endpoints_change_in_place(world: World) -> None:
     assert external.endpoints == {}
 
 
+async def test_a_name_that_no_target_can_have_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    dotted = HttpEndpoint(name="api.example", base_url="http://a", file="x.yaml", line=3)
+
+    with caplog.at_level("WARNING", logger="dapr.runtime"):
+        External().replace({"api.example": dotted})
+
+    assert "HTTPEndpoint api.example (x.yaml:3) cannot be called" in caplog.text
+
+
 # ── proxies ───────────────────────────────────────────────────────────────────────────────────────
 
 
