@@ -59,7 +59,7 @@ from tieline.outbound.peer import PEER_LIMITS, PeerCaller
 from tieline.telemetry.access_log import FailureLog
 from tieline.telemetry.api_log import ApiLog
 from tieline.telemetry.measure import make_metrics
-from tieline.telemetry.path_patterns import PathPatterns
+from tieline.telemetry.metrics import Metrics
 from tieline.telemetry.process import process_readings
 from tieline.telemetry.readings import add_readings
 from tieline.wire import headers as fields
@@ -85,7 +85,14 @@ OUTBOUND_GRACE_S: Final = 0.1
 FIRST_PROBE_S: Final = 0.5
 """How long the first health probe of the app may put off that it is announced and the sidecar ready."""
 CHANGED_IN_PLACE: Final = frozenset(
-    {"spec.tracing", "spec.features", "spec.logging.apiLogging", "spec.components", "spec.api"}
+    {
+        "spec.tracing",
+        "spec.features",
+        "spec.logging.apiLogging",
+        "spec.components",
+        "spec.api",
+        "spec.metric",
+    }
 )
 """Blocks of a Configuration that take effect without a new start."""
 _NAMESPACED: Final = frozenset({"", "mdns", "registry"})
@@ -113,10 +120,8 @@ class Sidecar:
         self._hostname = socket.gethostname()
         self._address = host_address(environ)
         self._health = Health(settings.app_id)
-        metrics = make_metrics(settings.app_id, configuration.metric, configuration.places)
-        # Without a listener nobody could ask: nothing is counted then.
-        self.metrics = metrics if settings.enable_metrics else None
-        self._counts_errors = configuration.metric.record_error_codes
+        self.metrics: Metrics | None = None
+        self._counts_errors = False
         process = process_readings()
         self._scraped = MetricsServer(lambda: [*(self.metrics.shown() if self.metrics else ()), *process])
         self._failures = FailureLog()
@@ -149,11 +154,11 @@ class Sidecar:
             health_checks=settings.health_checks if settings.health_checks.enabled else None,
         )
         self._tracer = Tracer(enabled=not configuration.tracing.off, new_ids=IdSource())
-        self._front = Front(self._tracer, self.metrics)
+        self._front = Front(self._tracer)
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._start_task: asyncio.Task[object] | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._add_readings()
+        self._measure(configuration)
 
     # ── building ───────────────────────────────────────────────────────────────────────────────────
     def _make_channel(self) -> AppChannel | None:
@@ -183,15 +188,29 @@ class Sidecar:
         checks = self._settings.health_checks
         if not checks.enabled or not isinstance(self._channel, HttpChannel):
             return None
-        return Prober(self._channel, checks, self.metrics)
+        return Prober(self._channel, checks)
 
-    def _add_readings(self) -> None:
+    def _measure(self, configuration: Configuration) -> None:
+        """Count from now on, from zero, what a Configuration asks for.
+
+        Raises:
+            BadPattern: It cannot be used; what was counted before still is.
+        """
+        metrics = make_metrics(self._settings.app_id, configuration.metric, configuration.places)
+        # Without a listener nobody could ask: nothing is counted then.
+        self.metrics = metrics if self._settings.enable_metrics else None
+        self._counts_errors = configuration.metric.record_error_codes
+        self._front.metrics = self.metrics
+        if self._prober is not None:
+            self._prober.listener = self.metrics
+        if self.metrics is not None:
+            self._add_readings(self.metrics)
+
+    def _add_readings(self, metrics: Metrics) -> None:
         """Have shown with the metrics what is only worth a look when somebody asks."""
-        if self.metrics is None:
-            return
         channel = self._channel
         add_readings(
-            self.metrics,
+            metrics,
             version=self._version,
             listeners={
                 "http": self._api,
@@ -630,7 +649,8 @@ class Sidecar:
         old = self._configuration
         try:
             new = load_configuration(self._settings.config_files, self._environ, again=True)
-            PathPatterns(new.metric.path_matching)  # not in force yet, but a start would refuse it
+            if new.metric != old.metric:
+                self._measure(new)
         except StartError as error:
             _reload_log.error("the configuration stays as it was: %s", error)
             return

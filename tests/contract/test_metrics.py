@@ -131,6 +131,6 @@ async def test_calls_count_as_they_do_with_daprd(case: dict[str, Any], mesh: Mes
 
 
 def test_the_rules_named_above_are_those_of_the_cases() -> None:
-    (mark,) = (mark for mark in test_calls_count_as_they_do_with_daprd.pytestmark if mark.name == "rule")  # type: ignore[attr-defined]
+    (mark,) = (mark for mark in test_calls_count_as_they_do_with_daprd.pytestmark if mark.name == "rule")
 
     assert set(mark.args) == {rule for case in CASES for rule in case["rules"]} | {"H-139"}

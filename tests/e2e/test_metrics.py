@@ -234,3 +234,46 @@ async def test_metrics_can_be_asked_for_while_calls_are_drained(mesh: Mesh) -> N
     assert (await call).status == 200
     assert await sidecar.wait() == 0
     idle.close()
+
+
+@pytest.mark.rule("C-71", "O-43")
+async def test_a_hang_up_puts_changed_settings_in_force(mesh: Mesh, tmp_path: Path) -> None:
+    """What does not change goes on counting; a change starts from zero, and switches off and on as well."""
+    config = tmp_path / "config.yaml"
+    config.write_text("spec: {metric: {http: {increasedCardinality: false}}}")
+    sidecar = await mesh.sidecar("me", None, "--config", str(config), wait=None)
+    await sidecar.says("dapr initialized")
+
+    async def paths_after(text: str, reloads: int) -> dict[tuple[str, ...], float]:
+        config.write_text(text)
+        sidecar.signal(signal.SIGHUP)
+        await until(lambda: sidecar.log().count("Reloaded; nothing was restarted") == reloads)
+        await sidecar.ask("GET", "/v1.0/metadata")
+        found = await scrape(sidecar)
+        shown = found.get("dapr_http_server_request_count")
+        assert ("tieline_info" in found) == (shown is not None)
+        return shown.numbers("path") if shown is not None else {}
+
+    await sidecar.ask("GET", "/v1.0/metadata")
+    same = "spec: {metric: {http: {increasedCardinality: false}}, features: [{name: X, enabled: true}]}"
+    assert await paths_after(same, 1) == {("",): 2}
+    assert await paths_after("spec: {metric: {http: {increasedCardinality: true}}}", 2) == {("/v1.0/metadata",): 1}
+    assert await paths_after("spec: {metric: {enabled: false}}", 3) == {}
+    assert await paths_after("spec: {metrics: {http: {pathMatching: ['/v1.0/']}}}", 4) == {("/v1.0/",): 1}
+    assert r"increasedCardinality\":true" in sidecar.log()
+    assert "only after the next start" not in sidecar.log()
+
+
+async def test_probes_of_the_app_are_counted(mesh: Mesh) -> None:
+    """And the first call to it."""
+    app = await mesh.app(echo)
+    sidecar = await mesh.sidecar("me", app, "--enable-app-health-check", quiet=False)
+
+    async def has_greeted() -> bool:
+        return "dapr_http_client_completed_count" in await scrape(sidecar)
+
+    await until(has_greeted)
+
+    found = await scrape(sidecar)
+    assert found["dapr_http_healthprobes_completed_count"].numbers("status")["200",] >= 1
+    assert found["dapr_http_client_completed_count"].numbers("path", "status") == {("/dapr/config", "200"): 1}

@@ -98,6 +98,7 @@ class Prober:
         heard: Set once the first probe has ended, however it did.
         well: Set while the app is healthy.
         ill: Set while it is not.
+        listener: Is told of each probe, if there is one.
 
     Args:
         clock: Seconds, ever rising; tests put their own there, and their own ``sleep``.
@@ -114,7 +115,7 @@ class Prober:
     ) -> None:
         self._app = app
         self._checks = checks
-        self._listener = listener
+        self.listener = listener
         self._clock = clock
         self._sleep = sleep
         self._target = probe_target(checks.path)
@@ -150,8 +151,8 @@ class Prober:
             if not 200 <= status <= 299:
                 reason, what = f"Health check failed with status code: {status}", f"answered {status}"
         now = self._clock()
-        if self._listener is not None:
-            self._listener.record_probe(status, now - began)
+        if self.listener is not None:
+            self.listener.record_probe(status, now - began)
         if not reason:
             if self._health.succeeded():
                 log.info("App entered healthy status")

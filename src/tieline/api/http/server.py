@@ -45,12 +45,13 @@ class RequestMetrics(Protocol):
 class Front:
     """What every listener of the API does with a request that its handler does not do itself.
 
-    ``metrics`` is ``None`` if nothing is counted.
+    Attributes:
+        metrics: ``None`` as long as nothing is counted.
     """
 
-    def __init__(self, tracer: Tracer, metrics: RequestMetrics | None) -> None:
+    def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._metrics = metrics
+        self.metrics: RequestMetrics | None = None
 
     async def answer(self, request: Request, answer: Answer) -> Reply:
         """Let a handler that is no invocation answer, traced and counted."""
@@ -72,7 +73,7 @@ class Front:
 
     def count(self, request: Request, reply: Reply, began: float) -> None:
         """Count a request that was no invocation."""
-        metrics = self._metrics
+        metrics = self.metrics
         if metrics is None:
             return
         size = len(reply.body) if isinstance(reply.body, bytes) and request.verb != b"HEAD" else 0
