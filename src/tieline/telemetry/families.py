@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
-
-from tieline.telemetry.label_rules import Rewrite
+from typing import Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 MAX_CHILDREN: Final = 1024
 """Most children of one family; further combinations of label values share those of ``OVERFLOW``."""
@@ -20,6 +18,33 @@ OVERFLOW: Final = "__other__"
 """Stands for all values of the labels in ``OPEN_LABELS`` that come after the bound."""
 OPEN_LABELS: Final = frozenset({"dst_app_id", "path", "src_app_id"})
 """Labels whose values callers choose. The others keep theirs beyond the bound, so that errors still show."""
+
+
+Rewrite: TypeAlias = Callable[[str], str]
+
+
+class Rule(NamedTuple):
+    """A rule of a Configuration, ready for use: which metric, and what to do with which of its labels (O-25).
+
+    ``label_rules`` makes them.
+    """
+
+    metric: str
+    label: str
+    rewrite: Rewrite
+
+
+def metric_key(name: str) -> str:
+    """Return what a rule and a metric are compared by: without ``dapr_`` in front, slashes for underscores."""
+    return name.removeprefix("dapr_").replace("_", "/")
+
+
+def for_metric(rules: Sequence[Rule], name: str, labels: Sequence[str]) -> tuple[tuple[int, Rewrite], ...]:
+    """Return what to do with the values of one metric: the index of a label, and its rewriting, in order."""
+    key = metric_key(name)
+    return tuple(
+        (labels.index(rule.label), rule.rewrite) for rule in rules if rule.metric == key and rule.label in labels
+    )
 
 
 class Counter:

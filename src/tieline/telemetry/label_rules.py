@@ -8,8 +8,10 @@ cut at ``MAX_VALUE`` characters before they are looked at.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from tieline.telemetry.families import Rewrite, Rule, metric_key
 
 MAX_VALUE: Final = 128
 """Characters of a value that rules see; what is beyond is cut off."""
@@ -32,26 +34,12 @@ _ESCAPES: Final = frozenset("dDwWsSbBAaftnrvx")
 _COUNT: Final = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
 _REFERENCE: Final = re.compile(r"\$(?:(\$)|\{(\w+)\}|(\w+))", re.ASCII)
 
-Rewrite = Callable[[str], str]
 LabelRules = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 """For each label: its name, and pairs of replacement and expression."""
 
 
 class BadRule(Exception):
     """An expression cannot be used."""
-
-
-class Rule(NamedTuple):
-    """One rule of a Configuration: which metric, and what to do with which of its labels."""
-
-    metric: str
-    label: str
-    rewrite: Rewrite
-
-
-def metric_key(name: str) -> str:
-    """Return what a rule and a metric are compared by: without ``dapr_`` in front, slashes for underscores."""
-    return name.removeprefix("dapr_").replace("_", "/")
 
 
 def compile_rules(rules: Iterable[tuple[str, LabelRules]]) -> tuple[list[Rule], list[str]]:
@@ -67,14 +55,6 @@ def compile_rules(rules: Iterable[tuple[str, LabelRules]]) -> tuple[list[Rule], 
                 except BadRule as problem:
                     problems.append(f"failed to compile regex for rule {metric}{label}/{replacement}: {problem}")
     return made, problems
-
-
-def for_metric(rules: Sequence[Rule], name: str, labels: Sequence[str]) -> tuple[tuple[int, Rewrite], ...]:
-    """Return what to do with the values of one metric: the index of a label, and its rewriting, in order."""
-    key = metric_key(name)
-    return tuple(
-        (labels.index(rule.label), rule.rewrite) for rule in rules if rule.metric == key and rule.label in labels
-    )
 
 
 def rewriter(pattern: str, replacement: str) -> Rewrite:

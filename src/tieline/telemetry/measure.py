@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tieline.config.configuration import Metric
 from tieline.config.decode import Place
-from tieline.telemetry.label_rules import compile_rules
+from tieline.telemetry.families import Rule
 from tieline.telemetry.metrics import LATENCY_BUCKETS_MS, Metrics
-from tieline.telemetry.path_patterns import BadPattern, PathPatterns
+
+if TYPE_CHECKING:
+    from tieline.telemetry.path_patterns import PathPatterns
 
 log = logging.getLogger("dapr.runtime.diagnostics")
 _start_log = logging.getLogger("dapr.runtime")
@@ -44,23 +46,31 @@ def make_metrics(app_id: str, spec: Metric, places: Mapping[str, Place]) -> Metr
         log.warning(
             "The default value for 'spec.metric.http.increasedCardinality' will change to 'false' in Dapr 1.15 or later"
         )
-    rules, problems = compile_rules((rule.name, rule.labels) for rule in spec.rules)
-    for problem in problems:
-        _start_log.error(
-            "[INIT_FAILURE]: initialization error occurred for metrics: %s; this rule is left out", problem
-        )
     return Metrics(
         app_id,
         buckets or LATENCY_BUCKETS_MS,
         increased_cardinality=spec.increased_cardinality is not False,
         patterns=_patterns(spec, places) if spec.path_matching else None,
         exclude_verbs=spec.exclude_verbs,
-        rules=rules,
+        rules=_rules(spec) if spec.rules else (),
         error_codes=spec.record_error_codes,
     )
 
 
+def _rules(spec: Metric) -> list[Rule]:
+    from tieline.telemetry.label_rules import compile_rules  # few have any, and it costs every start
+
+    rules, problems = compile_rules((rule.name, rule.labels) for rule in spec.rules)
+    for problem in problems:
+        _start_log.error(
+            "[INIT_FAILURE]: initialization error occurred for metrics: %s; this rule is left out", problem
+        )
+    return rules
+
+
 def _patterns(spec: Metric, places: Mapping[str, Place]) -> PathPatterns:
+    from tieline.telemetry.path_patterns import BadPattern, PathPatterns  # as above
+
     try:
         return PathPatterns(spec.path_matching)
     except BadPattern as error:

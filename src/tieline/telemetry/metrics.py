@@ -12,13 +12,24 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 from tieline.model import CallRecord, Cause
-from tieline.telemetry.families import MAX_CHILDREN, OVERFLOW, Counter, Family, Histogram, Reading, Shown
-from tieline.telemetry.label_rules import Rule, for_metric
+from tieline.telemetry.families import (
+    MAX_CHILDREN,
+    OVERFLOW,
+    Counter,
+    Family,
+    Histogram,
+    Reading,
+    Rule,
+    Shown,
+    for_metric,
+)
 from tieline.telemetry.path_labels import PathLabels
-from tieline.telemetry.path_patterns import PathPatterns
+
+if TYPE_CHECKING:
+    from tieline.telemetry.path_patterns import PathPatterns
 
 log = logging.getLogger("dapr.runtime.diagnostics")
 

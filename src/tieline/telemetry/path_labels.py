@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from tieline.telemetry.families import OVERFLOW
-from tieline.telemetry.path_patterns import PathPatterns
+
+if TYPE_CHECKING:
+    from tieline.telemetry.path_patterns import PathPatterns
 
 MAX_KNOWN: Final = 1024
 """Paths that are remembered with their labels; then the memory starts afresh."""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieline.telemetry.label_rules import MAX_VALUE, BadRule, compile_rules, for_metric, metric_key, rewriter
+from tieline.telemetry.families import for_metric, metric_key
+from tieline.telemetry.label_rules import MAX_VALUE, BadRule, compile_rules, rewriter
 
 
 @pytest.mark.rule("O-25")
