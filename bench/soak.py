@@ -25,6 +25,7 @@ from bench.growth import MIB, Finding, Sample, Watched, findings, render
 from bench.load import Connection, OpenLoop, Schedule, Work, no_garbage_collection
 from bench.processes import START_TIMEOUT_S, House, Ours, Pair, wait_for_call
 from bench.report import percentile
+from tieline.net.descriptors import FOR_CALLERS
 
 ROOT = Path(__file__).parents[1]
 STEPS = 20
@@ -404,7 +405,7 @@ def raise_descriptor_limit(wanted: int) -> None:
 def run(options: argparse.Namespace) -> int:
     """Soak and report; return the exit code: 0, or 1 if something grew or a call got a wrong answer."""
     if "idle" in options.only.split(","):
-        raise_descriptor_limit(options.idle + SPARE_DESCRIPTORS)
+        raise_descriptor_limit(int((options.idle + SPARE_DESCRIPTORS) / FOR_CALLERS))
     started = time.monotonic()
     rows: list[Finding] = []
     errors: list[str] = []

@@ -20,6 +20,10 @@ BIND_PAUSES_S: Final = (0.1, 0.2, 0.4)
 """First pauses between tries; later ones are ``BIND_PAUSE_MAX_S``."""
 BIND_PAUSE_MAX_S: Final = 0.5
 BACKLOG: Final = 1024
+PROBE_AFTER_S: Final = 15
+"""Silence after which the kernel asks whether the other host is still there, and then again."""
+PROBES: Final = 9
+"""Unanswered ones end the connection: one whose other end was switched off would else be kept for ever."""
 
 
 class Connection(Protocol):
@@ -101,6 +105,7 @@ class Listener:
             sock = ListeningSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                _probe_silence(sock)
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
                 sock.bind((host, port))
@@ -213,6 +218,15 @@ class Listener:
         self.stop_accepting()
         for connection in list(self.members):
             connection.abort()
+
+
+def _probe_silence(sock: socket.socket) -> None:
+    """Have the connections that the socket accepts probed; they inherit it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", PROBE_AFTER_S), ("TCP_KEEPINTVL", PROBE_AFTER_S), ("TCP_KEEPCNT", PROBES)):
+        option = getattr(socket, name, None)  # not every system lets them be set
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _answers(path: Path) -> bool:

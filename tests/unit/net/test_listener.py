@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 
-from tieline.net.listener import Listener
+from tieline.net.listener import PROBE_AFTER_S, Listener
 
 
 class Accepted(asyncio.Protocol):
@@ -30,6 +30,24 @@ async def test_answers_do_not_wait_for_the_client_to_acknowledge_their_heads() -
     transport = await accepted
 
     assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    transport.close()
+    writer.close()
+    listener.abort()
+
+
+async def test_the_kernel_looks_after_connections_that_fell_silent() -> None:
+    listener = Listener("test", logging.getLogger("test"))
+    listener.bind_now("127.0.0.1", 0)
+    accepted: asyncio.Future[asyncio.BaseTransport] = asyncio.get_running_loop().create_future()
+    await listener.accept(lambda: Accepted(accepted))
+
+    _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    transport = await accepted
+
+    sock = transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == PROBE_AFTER_S
     transport.close()
     writer.close()
     listener.abort()
