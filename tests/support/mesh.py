@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from tests.support.app import App, Handler
 from tests.support.http1 import Answer, ask
@@ -21,23 +25,33 @@ STOP_S = 10.0
 PORTS = range(12000, 31000)
 """Below the ports that the kernel gives to outgoing connections, so that none of those takes one of ours."""
 SHOWN_LINES = 60
+KEPT_PORTS = 256
+"""So many ports, the last ones, are kept from other processes."""
 _ROOT = Path(__file__).parents[2]
-_given: set[int] = set()
+_given: Final[deque[int]] = deque()
+_LOCKS: Final = Path(tempfile.gettempdir()) / f"tieline-test-ports-{os.getuid()}"
+_LOCKS.mkdir(mode=0o700, exist_ok=True)
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback on which nothing listens now, and which was not returned before."""
+    """Return a TCP port of loopback on which nothing listens now, and which nobody else was given.
+
+    Other test processes are kept from it by a lock that ends with this process.
+    """
     while True:
         port = random.choice(PORTS)
-        if port in _given:
-            continue
-        _given.add(port)
-        with socket.socket() as sock:
-            try:
+        lock = os.open(_LOCKS / str(port), os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as sock:
                 sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        except OSError:
+            os.close(lock)
+            continue
+        _given.append(lock)
+        if len(_given) > KEPT_PORTS:
+            os.close(_given.popleft())
+        return port
 
 
 async def until(what: Callable[[], bool] | Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
