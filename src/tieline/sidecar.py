@@ -16,7 +16,7 @@ from typing import Final
 from tieline.api.http.cors import Cors
 from tieline.api.http.errors import category_of
 from tieline.api.http.health import Health
-from tieline.api.http.invoke import Invoke
+from tieline.api.http.invoke import Invoke, failure_size
 from tieline.api.http.metadata import Metadata
 from tieline.api.http.own import OwnApis
 from tieline.api.http.server import Front, HttpApi, PublicApi
@@ -341,7 +341,7 @@ class Sidecar:
     def _make_invoke(self) -> Invoke:
         settings = self._settings
         assert self._dispatch is not None
-        observe = Observe(self._observe)
+        observe = Observe(self._observe, failure_size)
         return Invoke(
             outbound(observe=observe, attempts=Attempts(), end=self._dispatch),
             observe,

@@ -81,6 +81,23 @@ async def test_what_has_not_happened_is_not_shown_and_what_happens_at_all_apis_i
     assert after["dapr_http_server_request_bytes"].distributions[(("app_id", "me"),)].sum == 1
 
 
+async def test_every_byte_of_an_answer_counts_errors_included(mesh: Mesh) -> None:
+    """Those of a sidecar and those of an app."""
+    app = await mesh.app(echo)
+    sidecar = await mesh.sidecar("me", app, wait=None)
+    await sidecar.says("dapr initialized")
+
+    answers = [
+        await sidecar.ask("GET", "/v1.0/invoke/nobody/method/x"),
+        await sidecar.ask("POST", "/v1.0/invoke/me/method/x", body=b"12345"),
+        await sidecar.ask("GET", "/v1.0/nothing"),
+        await sidecar.ask("GET", "/v1.0/metadata"),
+    ]
+
+    (sizes,) = (await scrape(sidecar))["dapr_http_server_response_bytes"].distributions.values()
+    assert (sizes.count, sizes.sum) == (4, sum(len(answer.body) for answer in answers))
+
+
 @pytest.mark.rule("H-139", "O-20")
 async def test_without_metrics_nothing_listens(mesh: Mesh) -> None:
     port = free_port()

@@ -57,15 +57,24 @@ class ObservedBody:
 
 
 class Observe:
-    """The outermost step: it sees every end of a call."""
+    """The outermost step: it sees every end of a call.
 
-    def __init__(self, observe: Observer) -> None:
+    Args:
+        failure_size: Returns the body bytes of the answer that a failure becomes, where answers are counted by size.
+    """
+
+    def __init__(
+        self, observe: Observer, failure_size: Callable[[CallRecord, TielineError], int] | None = None
+    ) -> None:
         self._observe = observe
+        self._failure_size = failure_size
 
     def failed(self, record: CallRecord, error: TielineError) -> None:
         """End a record by a failure; also for calls that fail before they set out."""
         explain(record, error)
         record.status = error.http_status
+        if self._failure_size is not None and error.cause is not Cause.CANCELLED:
+            record.response_bytes = self._failure_size(record, error)
         record.duration_s = perf_counter() - record.started
         self._observe(record)
 

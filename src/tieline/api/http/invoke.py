@@ -191,6 +191,14 @@ class Invoke:
         return target.app_id == self._app_id and target.namespace == self._namespace
 
 
+def failure_size(record: CallRecord, error: TielineError) -> int:
+    """Return the body bytes of the answer to a call that failed in a sidecar."""
+    addressed = "" if record.target is None else record.target.addressed
+    body = invocation_failed(error, addressed).body
+    assert isinstance(body, bytes)
+    return len(body)
+
+
 def _label_error(reply: Reply) -> None:
     """An error without a media type is taken for JSON, as Dapr's clients expect (H-72)."""
     for name, _ in reply.headers:
