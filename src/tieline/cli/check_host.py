@@ -210,15 +210,11 @@ def check_files(
     environ: Mapping[str, str], app_id: str, configurations: Sequence[str], folders: Sequence[str]
 ) -> Iterator[Finding]:
     """Can the files be used that the user names?  First as a sidecar sees them, then as ``validate`` does."""
-    from tieline.cli.validate import Paths
-    from tieline.config.checks.files import Checker
+    from tieline.cli.validate import check_paths
     from tieline.config.checks.findings import Severity
 
     troubles = list(_start_with(environ, app_id, configurations, folders))
-    checker = Checker(environ)
-    paths = Paths(checker)
-    for path in (*configurations, *folders):
-        paths.check(path)
+    checker, _ = check_paths((*configurations, *folders), environ)
     for found in checker.findings():
         place = f"{found.file}:{found.line}" if found.line else found.file
         what, todo = f"{place}: {found.message}", found.hint or "correct it"

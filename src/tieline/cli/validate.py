@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,12 +42,7 @@ def command(paths: tuple[str, ...], strict: bool, output: str) -> int:
     Example:
       tieline validate resources/ config.yaml
     """
-    checker = Checker(os.environ)
-    files = Paths(checker)
-    for path in paths:
-        files.check(path)
-    for checked in checker.configurations:
-        _check_metrics(checked)
+    checker, files = check_paths(paths, os.environ)
     findings = checker.findings()
     errors = _count(findings, Severity.ERROR)
     warnings = _count(findings, Severity.WARNING)
@@ -63,6 +58,17 @@ def command(paths: tuple[str, ...], strict: bool, output: str) -> int:
             f"{counted}: {told or ('nothing wrong' if checker.documents else 'nothing to check')}.", err=bool(errors)
         )
     return FAILED if errors or (strict and warnings) else 0
+
+
+def check_paths(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Checker, Paths]:
+    """Check files and folders, each as the command's ``PATH``."""
+    checker = Checker(environ)
+    files = Paths(checker)
+    for path in paths:
+        files.check(path)
+    for checked in checker.configurations:
+        _check_metrics(checked)
+    return checker, files
 
 
 def _check_metrics(checked: Checked) -> None:
