@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -172,9 +173,11 @@ class Invocation:
         length: Declared length of the body in bytes; ``None`` if the caller declared none, which makes the
             call a *streaming* one (no policy retries, H-94).
         record: What happened to the call so far.
+        protocol: ``b"websocket"`` if it is a handshake that may become a tunnel, whose bytes ``body`` then has; nothing
+            of it is read before. Else ``b""``.
     """
 
-    __slots__ = ("body", "encoded", "headers", "length", "method", "query", "record", "target", "verb")
+    __slots__ = ("body", "encoded", "headers", "length", "method", "protocol", "query", "record", "target", "verb")
 
     def __init__(
         self,
@@ -187,6 +190,7 @@ class Invocation:
         body: AnyBody,
         length: int | None,
         record: CallRecord,
+        protocol: bytes = b"",
     ) -> None:
         self.target = target
         self.verb = verb
@@ -197,13 +201,14 @@ class Invocation:
         self.body = body
         self.length = length
         self.record = record
+        self.protocol = protocol
 
 
 class Reply:
     """What came back: the answer of the called app, or a sidecar's own.
 
     Attributes:
-        status: HTTP status, 200…999.
+        status: HTTP status, 200…999; 101 only of ``Opened``.
         headers: End-to-end fields, without ``content-length``.
         body: Whole, or a stream whose end must be reached or which must be abandoned.
         trailers: Trailer fields of a whole body; those of a stream are on the stream.
@@ -217,6 +222,45 @@ class Reply:
         self.body = body
         self.trailers = trailers
 
+    def drop_body(self) -> None:
+        """Say that nobody will read the body, if it is a stream."""
+        if not isinstance(self.body, bytes):
+            self.body.abandon()
+
+
+class Tunnel(Protocol):
+    """Two directions of bytes that a handshake opened.
+
+    Attributes:
+        bytes_up, bytes_down: What came from the client, and from the app; there once it is over.
+    """
+
+    bytes_up: int
+    bytes_down: int
+
+    @property
+    def error(self) -> Exception | None:
+        """What broke it; ``None`` if it ended in good order."""
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when both directions are over; at once if they are. It must not raise."""
+        ...
+
+
+class Opened(Reply):
+    """The answer to a handshake that became a tunnel, whatever the protocol: status 101.
+
+    Attributes:
+        body: What comes from the app.
+        tunnel: Both directions.
+    """
+
+    __slots__ = ("tunnel",)
+
+    def __init__(self, headers: Headers, body: Body, tunnel: Tunnel) -> None:
+        super().__init__(101, headers, body)
+        self.tunnel = tunnel
+
 
 class Request:
     """An HTTP request as a server received it, before anything was decided about it.
@@ -229,7 +273,7 @@ class Request:
         body: Whole, or a stream.
         length: Declared length of the body in bytes; ``None`` if it comes undeclared. 0 without a body.
         authority: ``Host`` or ``:authority``.
-        protocol: ``:protocol`` of an extended CONNECT, else ``b""``.
+        protocol: ``:protocol`` of an extended CONNECT, ``b"websocket"`` of a handshake in HTTP/1.1, else ``b""``.
         native: Highest version of the native form that the connection's peer speaks; 0 for others.
     """
 

@@ -139,6 +139,17 @@ class H2Client:
             await stream.send(body, end=end)
         return stream
 
+    async def connect(
+        self, path: str, headers: Sequence[tuple[str, str]] = (), *, protocol: str = "websocket"
+    ) -> H2Stream:
+        """Send an extended CONNECT (RFC 8441)."""
+        number = self.h2.get_next_available_stream_id()
+        stream = self._streams[number] = H2Stream(self, number)
+        pseudo = [(":method", "CONNECT"), (":protocol", protocol), (":path", path), (":scheme", "http")]
+        self.h2.send_headers(number, [*pseudo, (":authority", "localhost"), *headers])
+        await self.flush()
+        return stream
+
     async def grant(self, stream: H2Stream, size: int) -> None:
         """Let the server send so much more."""
         self.h2.increment_flow_control_window(size)

@@ -23,7 +23,7 @@ from tieline.errors import (
     TielineError,
     TooLarge,
 )
-from tieline.model import Cause, Headers, Hop, Invocation, Reply
+from tieline.model import Cause, Headers, Hop, Invocation, Opened, Reply
 from tieline.net.dial import Dialler
 from tieline.net.http1_client import Unanswered
 from tieline.net.http_transport import Exchange, Http2Transport, Transport, http1_transport, may_go_again
@@ -131,12 +131,14 @@ class HttpChannel:
         record.app_s = perf_counter() - began
         reply.headers = kept = fields.from_app(reply.headers)
         for name, value in kept:
-            if name == b"content-encoding" and value.lower() == b"gzip":
+            if name == b"content-encoding" and value.lower() == b"gzip" and reply.status != 101:
                 unpack_unasked(reply, call.verb, call.headers)
                 break
         if slots is not None:
             if isinstance(reply.body, bytes):
                 slots.release()
+            elif isinstance(reply, Opened):
+                reply.tunnel.when_over(slots.release)
             else:
                 reply.body = HeldBody(reply.body, slots)
         return reply

@@ -12,7 +12,10 @@ from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Cause, Headers, Hop, Invocation, Reply, Request, Target
 from tieline.wire.errors_text import hint_value
 from tieline.wire.method_path import PLAIN_VERBS, BadEscape, check, clean, decode_path, encode_path
+from tieline.wire.websocket import is_handshake
 
+_DECLINED: Final = (b"tieline-declined", b"1")
+"""On an app's 2xx answer to a WebSocket handshake, which would open a tunnel otherwise."""
 MAX_ERROR_TEXT: Final = 8192
 MAX_PATHS: Final = 1024
 """How many paths are remembered with what they mean; then the memory starts afresh."""
@@ -48,7 +51,10 @@ class InboundServer:
         if said.get(b"tieline-invoke") != b"1":
             return _foreign(request)
         try:
-            return await self._serve(self._invocation(request, record))
+            reply = await self._serve(self._invocation(request, record))
+            if request.protocol and reply.status < 300 and reply.status != 101:
+                reply.headers = [*reply.headers, _DECLINED]
+            return reply
         except TielineError as error:
             if record.duration_s == 0.0:
                 self._observe.failed(record, error)  # it never set out, so nobody has told yet
@@ -62,8 +68,11 @@ class InboundServer:
         if known is None:
             known = self._read_path(request.path)
         method, encoded = known
-        if request.verb not in PLAIN_VERBS:
-            raise BadRequest("invalid HTTP verb", grpc_code=GrpcCode.INVALID_ARGUMENT)
+        verb = request.verb
+        if verb not in PLAIN_VERBS:
+            if not is_handshake(request):
+                raise BadRequest("invalid HTTP verb", grpc_code=GrpcCode.INVALID_ARGUMENT)
+            record.verb = verb = b"GET"
         record.method = method
         length = request.length
         if length:
@@ -72,7 +81,7 @@ class InboundServer:
             length = 0
         return Invocation(
             self._target,
-            request.verb,
+            verb,
             method,
             encoded,
             request.query or b"",
@@ -80,6 +89,7 @@ class InboundServer:
             request.body,
             length,
             record,
+            request.protocol,
         )
 
     def _read_path(self, path: bytes) -> tuple[bytes, bytes]:

@@ -68,7 +68,7 @@ class Attempts:
 
     async def __call__(self, call: Invocation, call_next: Handler) -> Reply:
         kept = None
-        if not isinstance(call.body, bytes):
+        if not isinstance(call.body, bytes) and not call.protocol:  # nothing of a tunnel is read before it is open
             call.body = kept = KeptBody(call.body)
         try:
             return await call_next(call)

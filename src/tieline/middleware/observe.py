@@ -8,7 +8,7 @@ from time import perf_counter
 
 from tieline.errors import Cancelled, TielineError
 from tieline.middleware.chain import Handler
-from tieline.model import Body, CallRecord, Cause, Headers, Hop, Invocation, Reply
+from tieline.model import Body, CallRecord, Cause, Headers, Hop, Invocation, Opened, Reply, Tunnel
 
 Observer = Callable[[CallRecord], None]
 """Is told of each call when it is over. Must be quick and must not raise."""
@@ -94,9 +94,24 @@ class Observe:
             record.response_bytes = len(body)
             record.duration_s = perf_counter() - record.started
             self._observe(record)
+        elif isinstance(reply, Opened):
+            self._await_end(reply.tunnel, record)
         else:
             reply.body = ObservedBody(body, record, self._observe)
         return reply
+
+    def _await_end(self, tunnel: Tunnel, record: CallRecord) -> None:
+        """End the record when the tunnel is over."""
+
+        def over() -> None:
+            record.request_bytes = tunnel.bytes_up
+            record.response_bytes = tunnel.bytes_down
+            if isinstance(tunnel.error, TielineError):
+                explain(record, tunnel.error)
+            record.duration_s = perf_counter() - record.started
+            self._observe(record)
+
+        tunnel.when_over(over)
 
 
 def explain(record: CallRecord, error: TielineError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 import ssl
@@ -11,12 +12,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from tieline.errors import AppBroken, TielineError
-from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
+from tieline.model import MAX_CHUNK, AnyBody, Headers, Opened, Reply
 from tieline.net.backpressure import BodyStream
 from tieline.net.dial_text import tls_text
 from tieline.net.lookout import forget, watch
 from tieline.net.loop import WRITE_HIGH_WATER, Paced
 from tieline.net.tasks import spawn
+from tieline.net.tunnel import Flow, SocketEnd, opened
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http1 import (
     BadMessage,
@@ -28,6 +30,7 @@ from tieline.wire.http1 import (
     request_framing,
     request_head,
 )
+from tieline.wire.websocket import KEY_BYTES, PROTOCOL, VERSION, make_key, problem_of_answer, without_handshake
 
 IDLE_S: Final = 4.0
 """An idle connection is dropped after this time: common servers drop theirs after 5 s, and a request that meets
@@ -36,6 +39,11 @@ IDLE_MAX: Final = 64
 """Idle connections that are kept (H-112)."""
 CONNECTIONS_MAX: Final = 1024
 """Connections at a time; further calls wait (H-112)."""
+_UPGRADE: Final[Headers] = [
+    (b"connection", b"Upgrade"),
+    (b"upgrade", PROTOCOL),
+    (b"sec-websocket-version", VERSION),
+]
 UNREAD_BYTES: Final = 32768
 """Bytes of an answer that may lie unread before the socket is not read any more."""
 
@@ -79,6 +87,8 @@ class Http1Client(Paced):
         self._answer: asyncio.Future[Reply] | None = None
         self._body: BodyStream | None = None
         self._upload: asyncio.Task[None] | None = None
+        self._handshake: tuple[bytes, Flow] | None = None
+        """Key of a WebSocket handshake, and what its client will send."""
         self._busy = False
         self._reading = True
         self._heard = False
@@ -165,12 +175,19 @@ class Http1Client(Paced):
     ) -> None:
         """Send a request; ``answer`` gives what comes back as soon as its head is there.
 
+        A body that is a ``Flow`` makes it a WebSocket handshake.
+
         Raises:
             ValueError: The request cannot be written safely; nothing was sent.
         """
         framing = request_framing(verb, length)
+        handshake = None
+        if not isinstance(body, bytes) and isinstance(body, Flow):
+            handshake = (make_key(os.urandom(KEY_BYTES)), body)
+            headers = [*headers, *_UPGRADE, (b"sec-websocket-key", handshake[0])]
         head = request_head(verb, target, self._pool.host, headers, framing)
-        self._parser.expect(verb)
+        self._parser.expect(verb, upgrade=handshake is not None)
+        self._handshake = handshake
         self._busy = True
         self._heard = False
         self.answer = self._answer = self._loop.create_future()
@@ -183,6 +200,8 @@ class Http1Client(Paced):
                 self._transport.write(b"".join([head, *chunk(body), last_chunk([])]))
             else:
                 self._transport.write(head + body if body else head)
+        elif handshake is not None:
+            self._transport.write(head)
         else:
             self._transport.write(head)
             self._upload = spawn(self._send_body(body, chunked=length is None), name="upload")
@@ -226,6 +245,9 @@ class Http1Client(Paced):
                 head = parser.next_head()
                 if head is None:
                     return
+                if head.status == 101:
+                    self._become_tunnel(head)
+                    return
                 whole = parser.take_whole_body()
                 if whole is not None:
                     self._answered(head, whole)
@@ -257,6 +279,24 @@ class Http1Client(Paced):
         if not self._reading and not self.gone:
             self._transport.pause_reading()
 
+    def _become_tunnel(self, head: ResponseHead) -> None:
+        """Leave the pool: from here on the connection is an end of a tunnel."""
+        assert self._handshake is not None
+        key, up = self._handshake
+        problem = problem_of_answer(head.headers, key)
+        answer = self._answer
+        if problem is not None or answer is None or answer.done():
+            self._broken(AppBroken(problem or "nobody waits for the WebSocket"))
+            return
+        self._answer = self._handshake = None
+        self._busy = False
+        self.gone = True
+        self._pool.let_go()
+        end = SocketEnd(app=True)
+        end.join(self._transport, self._parser.leftover(), reading=self._reading)
+        answer.set_result(opened(without_handshake(head.headers), up, end.flow))
+        up.pipe(end)
+
     def _answered(self, head: ResponseHead, body: AnyBody) -> None:
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
@@ -285,6 +325,11 @@ class Http1Client(Paced):
 
     def cancel(self) -> None:
         """Whoever awaited the answer is gone."""
+        answer = self.answer
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            reply = answer.result()
+            if isinstance(reply, Opened):
+                reply.drop_body()
         if self._body is None and (self._answer is None or not self._answer.cancelled()):
             return  # it came whole in this very turn: the connection was given back, and may serve another call
         self._answer = None
@@ -296,6 +341,7 @@ class Http1Client(Paced):
         if not self._busy:
             return
         self._busy = False
+        self._handshake = None
         upload, self._upload = self._upload, None
         if upload is not None:
             # Answered before it had everything: the rest is not wanted, and the connection is not worth the wait.
@@ -410,6 +456,11 @@ class Http1Pool:
         self._idle.append(connection)
         if self._sweep is None:
             self._sweep = self._loop.call_later(IDLE_S / 4, self._drop_old)
+
+    def let_go(self) -> None:
+        """A connection that was lent became a tunnel, and is the pool's no more."""
+        self._open -= 1
+        self._admit()
 
     def forget(self, connection: Http1Client) -> None:
         """An idle connection ended."""

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tieline.errors import BadRequest, Cancelled, TielineError
-from tieline.model import MAX_CHUNK, AnyBody, Headers, Reply
+from tieline.model import MAX_CHUNK, AnyBody, Headers, Opened, Reply
 from tieline.net.backpressure import BodyStream, ended, too_large, within
 from tieline.net.http2_server import Handler, Http2Server
 from tieline.net.lookout import forget, watch
 from tieline.net.loop import WRITE_HIGH_WATER, Paced
+from tieline.net.tunnel import Flow, SocketEnd
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http1 import (
     CHUNKED,
@@ -35,6 +36,15 @@ from tieline.wire.http1 import (
     response_head,
 )
 from tieline.wire.http2 import ConnectionFault, Limits
+from tieline.wire.websocket import (
+    PROTOCOL,
+    VERSION,
+    BadHandshake,
+    accept_of,
+    asks_for_websocket,
+    check_request,
+    without_handshake,
+)
 
 log = logging.getLogger("dapr.runtime.http")
 
@@ -51,6 +61,8 @@ UPGRADE_BODY_BYTES: Final = 65536
 LINGER_S: Final = 0.5
 """After an answer to bad input the socket stays open so long for the client to read it."""
 
+_SWITCHING: Final[Headers] = [(b"connection", b"Upgrade"), (b"upgrade", PROTOCOL)]
+_OTHER_VERSION: Final[Headers] = [*_SWITCHING, (b"sec-websocket-version", VERSION)]
 _settings_payload: Final = re.compile(rb"[A-Za-z0-9_-]*={0,2}").fullmatch
 
 
@@ -83,6 +95,8 @@ class Http1Server(Paced):
         self._transport: Any = None
         self._task: asyncio.Task[None] | None = None
         self._body: BodyStream | None = None
+        self._handshake: tuple[bytes, SocketEnd] | None = None
+        """Key of a WebSocket handshake in progress, and the end that this connection will be."""
         self._came = 0
         self._discarded = 0
         self._continue = False
@@ -182,7 +196,9 @@ class Http1Server(Paced):
             if self._timer is not None:
                 self._stop_timer()
             body: AnyBody = b""
-            if not parser.body_done:
+            if head.upgrade and asks_for_websocket(head.upgrade):
+                body = self._begin_handshake(head)
+            elif not parser.body_done:
                 whole = parser.take_whole_body()
                 if whole is None:
                     body = self._begin_stream(head)
@@ -194,6 +210,11 @@ class Http1Server(Paced):
                 return
         except BadMessage as error:
             self._refuse(error)
+            return
+        except BadHandshake as error:
+            phrase = "Upgrade Required" if error.status == 426 else "Bad Request"
+            refused = BadMessage(error.text, error.status, f"{error.status} {phrase}: {error.text}")
+            self._refuse(refused, _OTHER_VERSION if error.status == 426 else None)
             return
         head.body = body
         self._task = self._loop.create_task(self._serve(head))
@@ -253,6 +274,8 @@ class Http1Server(Paced):
             body = reply.body
             if isinstance(body, bytes) and not reply.trailers:
                 self._write_whole(reply, body, head)
+            elif isinstance(reply, Opened):
+                self._become_tunnel(reply, head)
             else:
                 await self._write_stream(reply, head)
             if self._paused is not None:
@@ -271,6 +294,9 @@ class Http1Server(Paced):
     def _keep(self, head: RequestHead) -> bool:
         """Whether the connection goes on after this answer."""
         if self._closing or self._draining or not head.keep_alive or head.version_minor == 0:
+            self._last = True
+        elif head.protocol and self._parser.pending:
+            # Sent before it was known whether this is a WebSocket: frames or a request, who knows.
             self._last = True
         elif self._continue:
             # The client still waits for a 100 that nobody needs: what comes next could be body or request.
@@ -339,9 +365,10 @@ class Http1Server(Paced):
             if self._parser.pending:
                 self._next()
 
-    def _refuse(self, error: BadMessage) -> None:
+    def _refuse(self, error: BadMessage, more: Headers | None = None) -> None:
         """Answer what is no request, and close (H-64)."""
         headers: Headers = [(b"content-type", b"text/plain; charset=utf-8")] if error.text else []
+        headers += more or ()
         self._transport.write(response_head(error.status, headers, b"", keep_alive=False) + error.text.encode())
         self._shut(linger=True)
 
@@ -397,6 +424,41 @@ class Http1Server(Paced):
         if not self._gone:
             self._transport.abort()
 
+    # ── WebSocket ──────────────────────────────────────────────────────────────────────────────────
+    def _begin_handshake(self, head: RequestHead) -> Flow:
+        """Check a handshake, which becomes a call like any other; its body is what the client will send.
+
+        Raises:
+            BadHandshake: It is none.
+        """
+        key = check_request(head.verb, head.headers, has_body=not self._parser.body_done)
+        end = SocketEnd(app=False, members=self._members)
+        self._handshake = (key, end)
+        head.protocol = PROTOCOL
+        head.headers = without_handshake(head.headers)
+        return end.flow
+
+    def _become_tunnel(self, reply: Opened, head: RequestHead) -> None:
+        """Hand the socket over: from here on it is an end of a tunnel."""
+        assert self._handshake is not None
+        key, end = self._handshake
+        self._handshake = None
+        down = reply.body
+        assert isinstance(down, Flow)
+        if self._gone or self._closing:
+            down.abandon()
+            return
+        try:
+            fields = [*_SWITCHING, (b"sec-websocket-accept", accept_of(key)), *reply.headers]
+            start = response_head(101, fields, b"")
+        except ValueError:
+            down.abandon()
+            raise
+        self._transport.write(start)
+        end.join(self._transport, self._parser.leftover(), reading=self._reading, full=self._paused is not None)
+        self._leave()
+        down.pipe(end)
+
     # ── HTTP/2 ─────────────────────────────────────────────────────────────────────────────────────
     def _become_http2(self, data: bytes) -> None:
         self._switch(self._http2()).data_received(data)
@@ -410,10 +472,15 @@ class Http1Server(Paced):
             max_body=self._options.max_body,
         )
 
-    def _switch(self, server: Http2Server) -> Http2Server:
+    def _leave(self) -> None:
+        """The socket has another protocol now."""
         self._stop_timer()
         self._members.discard(self)
         self._gone = self._closing = True
+        self.resume_writing()
+
+    def _switch(self, server: Http2Server) -> Http2Server:
+        self._leave()
         self._transport.set_protocol(server)
         server.connection_made(self._transport)
         return server

@@ -6,11 +6,12 @@ import asyncio
 import time
 from typing import Any, Final
 
-from tieline.errors import PeerLost, TielineError
+from tieline.errors import AppBroken, PeerLost, TielineError
 from tieline.model import AnyBody, Headers
 from tieline.net.backpressure import BodyStream, within
 from tieline.net.lookout import forget, watch
 from tieline.net.loop import WRITE_HIGH_WATER, Buffered
+from tieline.net.tunnel import Flow
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http2 import Connection, ErrorCode, Limits, Stream
 
@@ -30,6 +31,8 @@ class Exchange:
     writable: asyncio.Future[None] | None = None
     upload: asyncio.Task[None] | None = None
     """Sends our side's body, if that is a stream and we are the client."""
+    feeder: Flow | None = None
+    """Of a tunnel: the flow that goes out here. The one that comes in is ``body``."""
     connection: Http2Protocol
     stream: Stream
 
@@ -82,7 +85,15 @@ class Exchange:
         self.connection.kick()
 
     def wake(self, error: TielineError | None = None) -> None:
-        """Let a waiting ``send_body`` go on, or fail."""
+        """Let a waiting ``send_body`` go on, or fail; or the flow of a tunnel."""
+        feeder = self.feeder
+        if feeder is not None:
+            if error is None:
+                feeder.resume()
+            else:
+                self.feeder = None
+                feeder.leave(error)
+            return
         writable = self.writable
         if writable is not None:
             self.writable = None
@@ -91,6 +102,27 @@ class Exchange:
                     writable.set_result(None)
                 else:
                     writable.set_exception(error)
+
+    # ── an end of a tunnel (see ``net.tunnel.Sink``) ───────────────────────────────────────────────
+    def take(self, data: bytes) -> bool:
+        connection = self.connection
+        sent = connection.h2.send_data(self.stream, data, end=False)
+        connection.kick()
+        return sent
+
+    def finish(self, error: TielineError | None) -> None:
+        self.feeder = None
+        connection = self.connection
+        if error is not None:
+            # As ``Http2Server`` says of any answer that broke off.
+            broken = isinstance(error, AppBroken) and not connection.h2.client
+            self.cut(ErrorCode.INTERNAL_ERROR if broken else ErrorCode.CANCEL)
+            connection.cut_off(self, error)
+            return
+        connection.h2.send_trailers(self.stream, [])
+        connection.kick()
+        if self.stream.closed == 3:
+            self.stream.handler = None  # as in ``Http2Protocol.end``
 
 
 class Http2Protocol(Buffered):

@@ -10,14 +10,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from tieline.errors import AppBroken, PeerLost, PeerRefused, PeerUnreachable, TielineError
+from tieline.errors import AppBroken, Cancelled, PeerLost, PeerRefused, PeerUnreachable, TielineError
 from tieline.model import AnyBody, Cause, Headers, Reply, Request
 from tieline.net.dial_text import tls_text
 from tieline.net.http2 import Exchange, Http2Protocol
 from tieline.net.tasks import spawn
+from tieline.net.tunnel import Flow, opened
 from tieline.wire.http2 import ErrorCode, Limits, Stream
 from tieline.wire.http2.frames import code_name
 from tieline.wire.http2.hpack import Fields
+from tieline.wire.websocket import without_handshake
 
 log = logging.getLogger("dapr.runtime")
 
@@ -37,6 +39,8 @@ class ClientExchange(Exchange):
 
     reply: Reply
     """The answer, once its head is there; its body follows."""
+    up: Flow | None = None
+    """Of a WebSocket handshake in progress: what its client will send."""
 
     def __init__(self, connection: Http2Client, stream: Stream, answer: asyncio.Future[Reply]) -> None:
         self.connection = connection
@@ -46,7 +50,10 @@ class ClientExchange(Exchange):
     def body_abandoned(self) -> None:
         if self.upload is not None:
             self.upload.cancel()
-        self.cut(ErrorCode.CANCEL)
+        if self.feeder is not None:
+            self.finish(Cancelled("context canceled"))
+        else:
+            self.cut(ErrorCode.CANCEL)
 
     def cancel(self) -> None:
         """Whoever awaited the answer is gone."""
@@ -185,13 +192,19 @@ class Http2Client(Http2Protocol):
         The answer comes as soon as its head is there; its body is bytes when it came whole with the head, else a
         stream. It fails with ``PeerRefused`` (certainly not processed), ``PeerLost`` (cut off before any answer: it
         may have run), or with what broke the request's own body off.
+
+        A body that is a ``Flow`` belongs to an extended CONNECT, whose 2xx opens a tunnel; one that says
+        ``tieline-declined`` is an ordinary answer all the same.
         """
         h2 = self.h2
         whole = body if isinstance(body, bytes) else None
         stream = h2.send_request(fields, end=whole == b"")
         exchange = stream.handler = ClientExchange(self, stream, self._loop.create_future())
         if whole is None:
-            exchange.upload = spawn(self._upload(exchange, body), name="upload")
+            if isinstance(body, Flow):
+                exchange.up = body
+            else:
+                exchange.upload = spawn(self._upload(exchange, body), name="upload")
         elif whole:
             h2.send_data(stream, whole, end=True)
         if not self._scheduled:
@@ -258,6 +271,8 @@ class Http2Client(Http2Protocol):
     # ── answers ────────────────────────────────────────────────────────────────────────────────────
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
         exchange = stream.handler
+        if exchange.up is not None and self._becomes_tunnel(exchange, status, headers, end):
+            return
         exchange.reply = Reply(status, headers)
         if end:
             self.begin(exchange, b"")
@@ -265,6 +280,23 @@ class Http2Client(Http2Protocol):
         else:
             exchange.pieces = []
             self._fresh.append(exchange)
+
+    def _becomes_tunnel(self, exchange: ClientExchange, status: int, headers: Headers, end: bool) -> bool:
+        """Open the tunnel if the answer to a handshake says so; else end our side, of which nothing was sent."""
+        up, exchange.up = exchange.up, None
+        assert up is not None
+        if status >= 300 or any(name == b"tieline-declined" for name, _ in headers):
+            self.h2.send_data(exchange.stream, b"", end=True)
+            return False
+        down = exchange.body = Flow(exchange)
+        if exchange.answer.done():
+            exchange.cut(ErrorCode.CANCEL)
+            return True
+        exchange.answer.set_result(opened(without_handshake(headers), up, down))
+        up.pipe(exchange)
+        if end:
+            down.end()
+        return True
 
     def begin(self, exchange: ClientExchange, body: AnyBody) -> None:
         answer = exchange.answer
@@ -276,6 +308,8 @@ class Http2Client(Http2Protocol):
             body.abandon()
 
     def on_complete(self, exchange: ClientExchange) -> None:
+        if exchange.feeder is not None:
+            return  # the app has closed its side of a tunnel
         # Answered in full before it had everything: nobody will read the rest.
         if exchange.upload is not None:
             exchange.upload.cancel()

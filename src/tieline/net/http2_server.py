@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from tieline.errors import Cancelled, TielineError
-from tieline.model import AnyBody, Reply, Request
+from tieline.model import AnyBody, Opened, Reply, Request
 from tieline.net.http2 import Exchange, Http2Protocol
+from tieline.net.tunnel import Flow, drain
 from tieline.wire.http2 import ErrorCode, Limits, Stream
 from tieline.wire.http2.messages import join_cookies
+from tieline.wire.websocket import PROTOCOL, VERSION, BadHandshake, check_version, without_handshake
 
 log = logging.getLogger("dapr.runtime.http")
 
@@ -34,6 +36,9 @@ class ServerExchange(Exchange):
     task: asyncio.Task[None] | None = None
     answered: bool = False
     """Whether the head of the answer has been written."""
+    tunnels: bool = False
+    """It became an end of a tunnel."""
+    connection: Http2Server
     dropped: int | None = None
     """Bytes that came after the answer was complete; ``None`` before."""
 
@@ -51,6 +56,8 @@ class ServerExchange(Exchange):
 
     def body_abandoned(self) -> None:
         """What still comes is dropped: a reset now would cost the client its answer."""
+        if self.tunnels:
+            self.connection.drop_rest(self)
 
     def body_wanted(self) -> None:
         awaited = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.request.headers)
@@ -115,9 +122,24 @@ class Http2Server(Http2Protocol):
         exchange = stream.handler = ServerExchange(self, stream, request)
         if end:
             self.begin(exchange, b"")
+        elif request.protocol == PROTOCOL:
+            self._begin_handshake(exchange, request)
         else:
             exchange.pieces = []
             self._fresh.append(exchange)
+
+    def _begin_handshake(self, exchange: ServerExchange, request: Request) -> None:
+        """Begin the call that may become a tunnel; its body is what the client will send."""
+        try:
+            check_version(request.headers, needed=False)
+        except BadHandshake:
+            self.h2.send_response(exchange.stream, 400, [(b"sec-websocket-version", VERSION)], end=True)
+            self.h2.reset(exchange.stream, ErrorCode.NO_ERROR)
+            return
+        request.headers = without_handshake(request.headers)
+        request.length = 0
+        exchange.body = flow = Flow(exchange)
+        self.begin(exchange, flow)
 
     def serve_upgraded(self, settings_payload: bytes, request: Request) -> None:
         """Answer on stream 1 the request that asked for the upgrade; call before ``connection_made``."""
@@ -150,6 +172,8 @@ class Http2Server(Http2Protocol):
                 else:
                     h2.send_data(stream, body, end=True)
                 self.kick()
+            elif isinstance(reply, Opened):
+                self._become_tunnel(exchange, reply)
             else:
                 await self._stream_reply(exchange, reply)
         except asyncio.CancelledError:
@@ -159,8 +183,10 @@ class Http2Server(Http2Protocol):
             log.exception("a handler failed")
             exchange.cut(ErrorCode.INTERNAL_ERROR)
         finally:
-            if not stream.closed & 2:
-                self._drop_rest(exchange)
+            if exchange.tunnels:
+                pass
+            elif not stream.closed & 2:
+                self.drop_rest(exchange)
             else:
                 if exchange.body is not None:
                     # All of it came; what of it was not read would count against the other calls for good.
@@ -181,7 +207,21 @@ class Http2Server(Http2Protocol):
         finally:
             body.abandon()
 
-    def _drop_rest(self, exchange: ServerExchange) -> None:
+    def _become_tunnel(self, exchange: ServerExchange, reply: Opened) -> None:
+        """Let the flows run: from here on the stream is an end of a tunnel."""
+        down = reply.body
+        assert isinstance(down, Flow)
+        exchange.tunnels = True
+        self.h2.send_response(exchange.stream, 200, reply.headers, end=False)
+        self.kick()
+        if exchange.stream.closed & 1:
+            down.abandon()
+            return
+        down.pipe(exchange)
+        if self._drain_timer is not None:
+            drain(down)
+
+    def drop_rest(self, exchange: ServerExchange) -> None:
         """Take what still comes of a request whose answer is complete, within bounds.
 
         Some clients (the JDK's, httpx) look at the answer only after they have sent all: cut off at once, they would
@@ -228,6 +268,10 @@ class Http2Server(Http2Protocol):
             self.h2.announce_drain()
             self.kick()
             self._drain_timer = self._loop.call_later(DRAIN_NOTICE_S, self._refuse)
+            for stream in list(self.h2.streams.values()):
+                exchange = stream.handler
+                if exchange is not None and exchange.tunnels:
+                    drain(exchange.feeder, exchange.body)
 
     def _refuse(self) -> None:
         self.h2.drain()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from tieline.errors import PeerRefused
+from tieline.errors import AppBroken, PeerRefused
 from tieline.model import AnyBody, Headers, Reply
 from tieline.net.dial import Dialler
 from tieline.net.http1_client import Http1Client, Http1Pool, Unanswered
-from tieline.net.http2_client import ClientExchange
+from tieline.net.http2_client import ClientExchange, Http2Client
 from tieline.net.http2_pool import Http2Pool
+from tieline.net.tunnel import Flow
 from tieline.resiliency.again import IDEMPOTENT
 from tieline.wire.http1.writer import BODYLESS_VERBS
-from tieline.wire.http2.connection import request_fields
-from tieline.wire.http2.hpack import Fields
+from tieline.wire.http2.connection import connect_fields, request_fields
 
 
 class Exchange(Protocol):
@@ -27,7 +27,7 @@ class Exchange(Protocol):
 
 
 class Transport(Protocol):
-    """Connections to one server, of one protocol."""
+    """Connections to one server, of one protocol. A request whose body is a ``Flow`` is a WebSocket handshake."""
 
     def begin(self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None) -> Exchange | None:
         """Send a request on a connection that is there; ``None`` if one must be opened first.
@@ -55,7 +55,7 @@ class Transport(Protocol):
 
 def may_go_again(error: Unanswered | PeerRefused, verb: bytes, body: AnyBody) -> bool:
     """Whether a request was certainly not processed, or was lost with a reused connection and does no harm twice."""
-    if not isinstance(body, bytes):
+    if not isinstance(body, (bytes, Flow)):  # nothing of a tunnel has been read
         return False
     return isinstance(error, PeerRefused) or (error.again and verb in IDEMPOTENT)
 
@@ -135,10 +135,16 @@ class Http2Transport:
         self._address = (address, port)
         self._authority = authority
 
-    def _fields(self, verb: bytes, target: bytes, headers: Headers, length: int | None) -> Fields:
+    def _begin(
+        self, connection: Http2Client, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
+    ) -> ClientExchange:
+        if isinstance(body, Flow):
+            if not connection.h2.peer_connect_protocol:
+                raise _no_websocket()
+            return connection.begin_request(connect_fields(target, self._authority, headers), body)
         if length or (length == 0 and verb not in BODYLESS_VERBS):
             headers = [*headers, (b"content-length", b"%d" % length)]
-        return request_fields(verb, target, self._authority, headers)
+        return connection.begin_request(request_fields(verb, target, self._authority, headers), body)
 
     def begin(
         self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None
@@ -147,7 +153,7 @@ class Http2Transport:
         connection = self._pool.ready(self._address)
         if connection is None:
             return None
-        return connection.begin_request(self._fields(verb, target, headers, length), body)
+        return self._begin(connection, verb, target, headers, body, length)
 
     async def open(
         self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None, *, urgent: bool = False
@@ -155,7 +161,7 @@ class Http2Transport:
         """See ``Transport``."""
         connection = await self._pool.connection(*self._address)
         await connection.wait_turn()
-        return connection.begin_request(self._fields(verb, target, headers, length), body)
+        return self._begin(connection, verb, target, headers, body, length)
 
     def close(self) -> None:
         """See ``Transport``."""
@@ -166,3 +172,12 @@ def http1_transport(dialler: Dialler, *, host: bytes, max_head: int) -> Http1Tra
     """Return the transport for HTTP/1.1 over what ``dialler`` opens; ``host`` is the value of ``Host``."""
     kind = ProxiedTransport if dialler.proxy is not None and not dialler.secure else Http1Transport
     return kind(dialler, host=host, max_head=max_head)
+
+
+def _no_websocket() -> AppBroken:
+    error = AppBroken(
+        "the app speaks HTTP/2, and does not say that it takes WebSockets over it (RFC 8441)",
+        hint="let the app announce SETTINGS_ENABLE_CONNECT_PROTOCOL, or speak HTTP/1.1: --app-protocol http",
+    )
+    error.http_status = 501
+    return error

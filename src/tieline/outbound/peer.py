@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from time import perf_counter
 from typing import Final
 from urllib.parse import quote, unquote
 
-from tieline.errors import PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable, TielineError
+from tieline.errors import GrpcCode, PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable, TielineError
 from tieline.model import Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Reply, Target
 from tieline.names.cache import NameCache
 from tieline.net.http2_client import Http2Client
@@ -75,9 +76,13 @@ class PeerCaller:
             attempt = Attempt(endpoint, perf_counter())
             record.attempts += (attempt,)
             try:
-                connection = self._pool.ready((endpoint, target.app_id, target.namespace))
+                key: Hashable = (endpoint, target.app_id, target.namespace)
+                if call.protocol:
+                    # Tunnels share connections of their own: many that nobody reads would stop the calls beside them.
+                    key = (key, call.protocol)
+                connection = self._pool.ready(key)
                 if connection is None:
-                    connection = await self._connect(endpoint, target, record)
+                    connection = await self._connect(endpoint, key, record)
                 fields = self._fields(connection, call, endpoint)
                 if connection.h2.can_open:
                     exchange = connection.begin_request(fields, call.body)
@@ -119,9 +124,8 @@ class PeerCaller:
                 return None
         return None if endpoint in tried else endpoint
 
-    async def _connect(self, endpoint: Endpoint, target: Target, record: CallRecord) -> Http2Client:
+    async def _connect(self, endpoint: Endpoint, key: Hashable, record: CallRecord) -> Http2Client:
         began = perf_counter()
-        key = (endpoint, target.app_id, target.namespace)
         connection = await self._pool.connection(endpoint.host, endpoint.port, key)
         record.connecting_s += perf_counter() - began
         return connection
@@ -134,10 +138,7 @@ class PeerCaller:
         """
         addressed = call.target.addressed
         if not connection.h2.peer_native:
-            raise PeerProtocol(
-                f"the sidecar of {addressed} at {endpoint} does not speak Tieline's form of calls",
-                hint="it is a daprd or another program: calls to daprd are not built yet; run the app with Tieline",
-            )
+            raise _no_tieline(call, endpoint)
         path = b"/" + call.encoded
         if call.query:
             path += b"?" + call.query
@@ -147,6 +148,8 @@ class PeerCaller:
             _SCHEME,
             (b":authority", self._authorities.get(addressed) or self._authority(call), False),
         ]
+        if call.protocol:
+            fields[:1] = [(b":method", b"CONNECT", False), (b":protocol", call.protocol, False)]
         fields += [(name, value, name in NEVER_INDEXED) for name, value in call.headers]
         fields += self._added
         if call.length:
@@ -186,6 +189,22 @@ class PeerCaller:
             hop=_hop(said.get(b"tieline-hop", b"")),
             grpc_code=_code(said[b"tieline-error"]),
         )
+
+
+def _no_tieline(call: Invocation, endpoint: Endpoint) -> PeerProtocol:
+    addressed = call.target.addressed
+    if call.protocol:
+        error = PeerProtocol(
+            f"the sidecar of {addressed} at {endpoint} is no Tieline, and takes no WebSocket",
+            hint="it is a daprd or another program: WebSockets go through Tieline sidecars only; run the app with one",
+            grpc_code=GrpcCode.UNIMPLEMENTED,
+        )
+        error.http_status = 501
+        return error
+    return PeerProtocol(
+        f"the sidecar of {addressed} at {endpoint} does not speak Tieline's form of calls",
+        hint="it is a daprd or another program: calls to daprd are not built yet; run the app with Tieline",
+    )
 
 
 def _tried(record: CallRecord) -> list[Endpoint]:

@@ -44,6 +44,10 @@ class World:
             self._sidecar("callee", self.app), self._sidecar("caller", None)
         )
         await self._call_both()
+        await self.note()
+
+    async def note(self) -> None:
+        """Take what both hold now for what they hold when nothing is wrong."""
         for sidecar in (self.callee, self.caller):
             self._before[sidecar] = (self._held(sidecar), await self._tasks(sidecar))
         self.app.seen.clear()

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from tieline.api.http.errors import api_error, invocation_failed, text_error
 from tieline.api.http.tracing import Tracer, put_back
-from tieline.errors import GrpcCode, TielineError
+from tieline.errors import AppBroken, GrpcCode, TielineError
 from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Invocation, Reply, Request, Target
@@ -28,6 +28,7 @@ from tieline.wire.method_path import (
     read_target,
 )
 from tieline.wire.trace_context import is_exempt
+from tieline.wire.websocket import is_handshake
 
 NO_TARGET = "failed getting app id either from the URL path or the header dapr-app-id"
 MAX_ROUTES: Final = 1024
@@ -127,10 +128,23 @@ class Invoke:
             verb = request.verb
             if verb not in PLAIN_VERBS:
                 record.api_verb = verb
-                record.verb = verb = app_verb(verb)
+                record.verb = verb = b"GET" if is_handshake(request) else app_verb(verb)
             reply = await self._outbound(
-                Invocation(target, verb, method, encoded, request.query or b"", headers, request.body, length, record)
+                Invocation(
+                    target,
+                    verb,
+                    method,
+                    encoded,
+                    request.query or b"",
+                    headers,
+                    request.body,
+                    length,
+                    record,
+                    request.protocol,
+                )
             )
+            if request.verb == b"CONNECT" and reply.status < 300 and reply.status != 101:
+                raise _not_opened(reply)
         except TielineError as error:
             if record.duration_s == 0.0:
                 self._not_sent(record, error)
@@ -197,6 +211,14 @@ def failure_size(record: CallRecord, error: TielineError) -> int:
     body = invocation_failed(error, addressed).body
     assert isinstance(body, bytes)
     return len(body)
+
+
+def _not_opened(reply: Reply) -> AppBroken:
+    """A 2xx would tell a client that speaks HTTP/2 that its WebSocket is open (RFC 8441 §5)."""
+    reply.drop_body()
+    error = AppBroken(f"the app answered {reply.status} and opened no WebSocket")
+    error.http_status = 502
+    return error
 
 
 def _label_error(reply: Reply) -> None:

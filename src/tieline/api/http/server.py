@@ -18,16 +18,18 @@ from tieline.api.http.invoke import Invoke
 from tieline.api.http.own import Answer, OwnApis, Route
 from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
-from tieline.model import Reply, Request
+from tieline.model import Opened, Reply, Request
 from tieline.telemetry.api_log import ApiLog, LoggedBody
 from tieline.wire.baggage import BadBaggage
 from tieline.wire.headers import survey
 from tieline.wire.method_path import BadEscape, MethodMissing, parse_invoke
 from tieline.wire.trace_context import is_exempt
+from tieline.wire.websocket import foreign_origin
 
 log = logging.getLogger("dapr.runtime.http")
 
 _INVOKE: Final = b"/v1.0/invoke/"
+_FOREIGN_PAGE: Final = "WebSockets are not for web pages from elsewhere; allow their origin with --allowed-origins"
 
 
 class RequestMetrics(Protocol):
@@ -114,12 +116,19 @@ class HttpApi:
     def _routed(self, request: Request) -> Awaitable[Reply]:
         path = request.path
         invoke = self._invoke
+        if request.protocol and self._is_foreign_page(request):
+            return self._front.answer(request, partial(_drop_and_say, text_error(403, _FOREIGN_PAGE)))
         if invoke is not None and path.startswith(_INVOKE) and path.find(b"/.") < 0:
             return invoke(request)
         route = self._own.find(request.verb, path)
         if route is not None:
             return self._front.answer(request, route.answer)
         return self._front.answer(request, self._refuse) if invoke is None else invoke(request)
+
+    def _is_foreign_page(self, request: Request) -> bool:
+        """Whether a web page asks for a WebSocket that may not."""
+        origin = foreign_origin(request)
+        return bool(origin) and (self._cors is None or not self._cors.allows(origin))
 
     async def _guarded(self, request: Request) -> Reply:
         cors = self._cors
@@ -146,7 +155,10 @@ class HttpApi:
         method = self._name(request, route) if api_log.obfuscate else f"{_text(request.verb)} {_text(request.path)}"
         agent = next((value for name, value in request.headers if name == b"user-agent"), b"")
         body = reply.body
-        if isinstance(body, bytes):
+        if isinstance(reply, Opened):
+            tunnel = reply.tunnel
+            tunnel.when_over(lambda: api_log.write(method, 101, tunnel.bytes_down, began, agent))
+        elif isinstance(body, bytes):
             size = 0 if request.verb == b"HEAD" else len(body)
             api_log.write(method, reply.status, size, began, agent)
         else:

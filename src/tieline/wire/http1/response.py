@@ -72,13 +72,14 @@ class ResponseParser(MessageReader):
         keep_alive: Of the last head.
     """
 
-    __slots__ = ("_awaiting", "_bodyless", "_interim", "_last", "_last_bytes", "keep_alive")
+    __slots__ = ("_awaiting", "_bodyless", "_interim", "_last", "_last_bytes", "_upgrade", "keep_alive")
 
     def __init__(self, *, max_head: int = MAX_RESPONSE_HEAD) -> None:
         """Begin a connection; ``max_head`` bounds status line and headers, line ends included."""
         super().__init__(max_head=max_head)
         self._awaiting = False
         self._bodyless = False
+        self._upgrade = False
         self._interim = 0
         self._last: ResponseHead | None = None
         self._last_bytes = b""
@@ -89,12 +90,16 @@ class ResponseParser(MessageReader):
         """Whether the connection may carry another request: response read, kept alive, and nothing unasked came."""
         return self.body_done and self.keep_alive and not (self._awaiting or self._at_end or self.pending)
 
-    def expect(self, verb: bytes) -> None:
-        """Say that a request with this verb is sent, and so which response comes next."""
+    def expect(self, verb: bytes, *, upgrade: bool = False) -> None:
+        """Say that a request with this verb is sent, and so which response comes next.
+
+        ``upgrade``: it asks for another protocol, so that 101 is a final head; what follows it is the ``leftover``.
+        """
         if self._awaiting or not self.body_done:
             raise RuntimeError("the response before was not read to its end")
         self._awaiting = True
         self._bodyless = verb == b"HEAD"
+        self._upgrade = upgrade
         self._interim = 0
 
     def next_head(self) -> ResponseHead | None:
@@ -154,6 +159,9 @@ class ResponseParser(MessageReader):
             raise too_large()
         headers = list(map(parse_field, lines))
         if status < 200:
+            if status == 101 and self._upgrade:
+                self._awaiting = self.keep_alive = False
+                return ResponseHead(status, headers, 0, Framing.NONE, False)
             self._skip(status)
             return None
         length = None

@@ -62,6 +62,7 @@ from tieline.wire.http2.hpack import (
 )
 from tieline.wire.http2.limits import Budget, Limits
 from tieline.wire.http2.messages import Malformed, read_request, read_response
+from tieline.wire.websocket import PROTOCOL
 
 LOCAL: Final = 1
 REMOTE: Final = 2
@@ -1011,4 +1012,11 @@ def request_fields(
         (b":authority", authority, False),
     ]
     fields += [(name, value, name in NEVER_INDEXED) for name, value in headers]
+    return fields
+
+
+def connect_fields(path: bytes, authority: bytes, headers: Headers, *, scheme: bytes = b"http") -> Fields:
+    """Return the fields of an extended CONNECT for a WebSocket (RFC 8441 §5)."""
+    fields = request_fields(b"CONNECT", path, authority, headers, scheme=scheme)
+    fields.insert(1, (b":protocol", PROTOCOL, False))
     return fields
