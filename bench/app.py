@@ -7,10 +7,13 @@
 | ``POST /sink``, ``PUT /sink`` | the number of body bytes received, in decimal; the body is thrown away |
 | ``GET /stream/N`` | N MiB, chunked, written only as fast as the reader takes them |
 | ``GET /status/N`` | an empty answer with status N, to prove that the load generator notices |
+| ``GET /ws``, a WebSocket handshake | every message, which must be a short frame of 126..65535 bytes, comes back |
 """
 
 import asyncio
+import base64
 import functools
+import hashlib
 import sys
 from typing import cast
 
@@ -47,6 +50,31 @@ def plain_answer(method: bytes, path: bytes) -> bytes:
     return render(404, b"no such path\n")
 
 
+def render_accept(key: bytes) -> bytes:
+    """Return the answer that opens a WebSocket."""
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    lines = [b"HTTP/1.1 101 Bench", b"upgrade: websocket", b"connection: upgrade", b"sec-websocket-accept: " + accept]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+class Echo(asyncio.BufferedProtocol):
+    """A connection that became a WebSocket: the frames of a client whose mask is zero go back without it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.partial = b""
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self.partial + READ_BUFFER[:nbytes]
+        while len(data) >= 8 and len(data) >= (end := 8 + int.from_bytes(data[2:4], "big")):
+            self.transport.write(bytes([data[0], data[1] & 127]) + data[2:4] + data[8:end])
+            data = data[end:]
+        self.partial = data
+
+
 class App(asyncio.BufferedProtocol):
     """One kept-alive connection; requests are answered in order, one at a time."""
 
@@ -54,6 +82,7 @@ class App(asyncio.BufferedProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.transport: asyncio.Transport
         self.path = b""
+        self.key = b""
         self.body: list[bytes] = []
         self.body_bytes = 0
         self.chunks_left = 0
@@ -69,6 +98,9 @@ class App(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         try:
             self.parser.feed_data(READ_BUFFER[:nbytes])
+        except httptools.HttpParserUpgrade:
+            self.transport.write(render_accept(self.key))
+            self.transport.set_protocol(Echo(self.transport))
         except httptools.HttpParserError:
             self.transport.close()
 
@@ -77,6 +109,10 @@ class App(asyncio.BufferedProtocol):
         self.body.clear()
         self.body_bytes = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"sec-websocket-key":
+            self.key = value
+
     def on_body(self, body: bytes) -> None:
         self.body_bytes += len(body)
         if self.path == b"/echo" and self.body_bytes <= MAX_ECHO_BYTES:
@@ -84,6 +120,8 @@ class App(asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         path = self.path
+        if self.parser.should_upgrade():
+            return  # the exception that follows is the answer
         if path == b"/sink":
             self.transport.write(render(200, b"%d" % self.body_bytes))
         elif path == b"/echo":

@@ -1,8 +1,9 @@
 """Configuration of the two Envoys that the pair of sidecars is held against.
 
 HTTP/1.1 (or prior-knowledge HTTP/2) in, one HTTP/2 cleartext connection between the two, HTTP/1.1 to the app; three
-more tries on a failed connection; no access log, no admin port, statistics as Envoy has them by default. For TLS
-between the two, give a ``transport_socket`` to the caller's cluster and to the callee's filter chain, here alone.
+more tries on a failed connection; WebSockets let through; no access log, no admin port, statistics as Envoy has them
+by default. For TLS between the two, give a ``transport_socket`` to the caller's cluster and to the callee's filter
+chain, here alone.
 """
 
 import shutil
@@ -42,7 +43,7 @@ def caller_config(*, listen_port: int, callee_port: int) -> Json:
     call: Json = {"match": {"prefix": CALL_PREFIX}, "route": _route(prefix_rewrite="/")}
     return _config(
         listener=_listener(listen_port, codec="AUTO", routes=[health, call]),
-        cluster=_cluster(callee_port, protocol="http2_protocol_options"),
+        cluster=_cluster(callee_port, {"http2_protocol_options": {"allow_connect": True}}),
     )
 
 
@@ -51,7 +52,7 @@ def callee_config(*, listen_port: int, app_port: int) -> Json:
     everything: Json = {"match": {"prefix": "/"}, "route": _route()}
     return _config(
         listener=_listener(listen_port, codec="HTTP2", routes=[everything]),
-        cluster=_cluster(app_port, protocol="http_protocol_options"),
+        cluster=_cluster(app_port, {"http_protocol_options": {}}),
     )
 
 
@@ -70,6 +71,8 @@ def _listener(port: int, *, codec: str, routes: list[Json]) -> Json:
         "@type": _type("extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "bench",
         "codec_type": codec,
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "http2_protocol_options": {"allow_connect": True},
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         "http_filters": [
             {
@@ -82,10 +85,10 @@ def _listener(port: int, *, codec: str, routes: list[Json]) -> Json:
     return {"name": "in", "address": _address(port), "filter_chains": [chain]}
 
 
-def _cluster(port: int, *, protocol: str) -> Json:
+def _cluster(port: int, protocol: Json) -> Json:
     options: Json = {
         "@type": _type("extensions.upstreams.http.v3.HttpProtocolOptions"),
-        "explicit_http_config": {protocol: {}},
+        "explicit_http_config": protocol,
     }
     endpoint: Json = {"endpoint": {"address": _address(port)}}
     return {

@@ -47,6 +47,35 @@ class Work:
         return f"GET {self.path} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\nuser-agent: bench\r\n\r\n".encode()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Messages(Work):
+    """WebSocket messages that come back, each a call; ``answer_bytes`` is the length of one, 126..65535."""
+
+    def request(self) -> bytes:
+        # The mask is zero, so that the app need not unmask: whoever looks at frames works the same for any mask.
+        return b"\x82" + (0x80 | 126).to_bytes(1, "big") + self.answer_bytes.to_bytes(2, "big") + bytes(4) + self.text()
+
+    def answer(self) -> bytes:
+        """Return what has to come back."""
+        return b"\x82\x7e" + self.answer_bytes.to_bytes(2, "big") + self.text()
+
+    def text(self) -> bytes:
+        """Return the payload."""
+        return b"m" * self.answer_bytes
+
+    def handshake(self) -> bytes:
+        """Return the request that opens the WebSocket."""
+        lines = [
+            f"GET {self.path} HTTP/1.1",
+            f"host: 127.0.0.1:{self.port}",
+            "upgrade: websocket",
+            "connection: upgrade",
+            "sec-websocket-version: 13",
+            "sec-websocket-key: YmVuY2ggYmVuY2ggYmVuYw==",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a run did: calls answered as asked, errors by text, seconds it took."""
@@ -167,17 +196,55 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.close()
 
 
+class WebSocket(Connection):
+    """A connection whose calls are messages.
+
+    Attributes:
+        opened: Done when the handshake has succeeded.
+    """
+
+    def __init__(self, work: Messages, listener: Listener) -> None:
+        super().__init__(work, listener)
+        self.handshake = work.handshake()
+        self.answer = work.answer()
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.write(self.handshake)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self.partial + READ_BUFFER[:nbytes]
+        self.partial = b""
+        if not self.opened.done():
+            if not data.endswith(b"\r\n\r\n"):
+                self.partial = data
+            elif data.startswith(b"HTTP/1.1 101 "):
+                self.opened.set_result(None)
+            else:
+                self.opened.set_exception(BenchError(f"no WebSocket: {_first_line(data)}"))
+        elif len(data) < len(self.answer):
+            self.partial = data
+        else:
+            self.listener.on_answer(self, None if data == self.answer else "another message came back")
+
+
 async def connect(work: Work, listener: Listener, count: int) -> list[Connection]:
     """Open connections before anything is measured."""
     loop = asyncio.get_running_loop()
+
+    def make() -> Connection:
+        return WebSocket(work, listener) if isinstance(work, Messages) else Connection(work, listener)
+
     try:
-        pairs = [
-            await loop.create_connection(lambda: Connection(work, listener), "127.0.0.1", work.port)
-            for _ in range(count)
-        ]
+        pairs = [await loop.create_connection(make, "127.0.0.1", work.port) for _ in range(count)]
     except OSError as error:
         raise BenchError(f"no connection to 127.0.0.1:{work.port}: {error.strerror}") from error
-    return [connection for _, connection in pairs]
+    connections = [connection for _, connection in pairs]
+    for connection in connections:
+        if isinstance(connection, WebSocket):
+            await _finish(connection.opened, STALL_TIMEOUT_S)
+    return connections
 
 
 class ClosedLoop:

@@ -1,4 +1,4 @@
-"""The five measurements: CPU a call, added latency, memory, start-up time, most calls a second.
+"""The six measurements: CPU a call and a message, added latency, memory, start-up time, most calls a second.
 
 Each takes the ``Bench``, lets ours and Envoy take turns, so that a slow minute of the machine hits both, and returns
 table rows and the raw figures behind them.
@@ -19,13 +19,14 @@ import uvloop
 
 from bench import envoy, procfs
 from bench.errors import BenchError
-from bench.load import ClosedLoop, OpenLoop, Outcome, Schedule, Work, no_garbage_collection
+from bench.load import ClosedLoop, Messages, OpenLoop, Outcome, Schedule, Work, no_garbage_collection
 from bench.processes import ANSWER_BYTES, START_TIMEOUT_S, House, Maker, Pair, Process, get
 from bench.report import Budget, Row, median, percentile
 
 T = TypeVar("T")
 
 CONNECTIONS = (32, 4, 1)
+MESSAGE_CONNECTIONS = (32, 1)
 RATE = 1000
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 MIB = 1 << 20
@@ -36,6 +37,7 @@ START_POLL_S = 0.001
 QUIET_CPUS = 0.1
 
 WITHIN_ENVOY = Budget(1.2, of_envoy=True)
+MESSAGE_WITHIN_ENVOY = Budget(1.3, of_envoy=True)
 IDLE_MIB = Budget(45.0)
 GROWTH_MIB = Budget(16.0)
 START_S = Budget(0.3)
@@ -140,18 +142,39 @@ def cpu(bench: Bench) -> Measured:
         bench.say(f"cpu: {connections} connections")
         bystanders = Bystanders(bench.house)
         rounds = [
-            uvloop.run(_cpu_round(bench, pair, connections)) for _, pair in in_turn(pairs, bench.effort.cpu_rounds)
+            uvloop.run(_cpu_round(bench, pair, pair.work, connections))
+            for _, pair in in_turn(pairs, bench.effort.cpu_rounds)
         ]
         busy = bystanders.cpus()
         raw.append({"connections": connections, "rounds": rounds, "bystander_cpus": busy})
-        rows += _cpu_rows(rounds, connections, bystander_note(busy))
+        rows += _cpu_rows("CPU of the pair", "us/call", WITHIN_ENVOY, rounds, connections, bystander_note(busy))
     return Measured(rows, raw)
 
 
-async def _cpu_round(bench: Bench, pair: Pair, connections: int) -> dict[str, Any]:
+def websocket(bench: Bench) -> Measured:
+    """CPU of caller and callee for a fixed number of WebSocket messages that come back, at 32 and 1 connections."""
+    pairs = [bench.house.pair(maker) for maker in bench.makers]
+    rows: list[Row] = []
+    raw: list[dict[str, Any]] = []
+    for connections in MESSAGE_CONNECTIONS:
+        bench.say(f"websocket: {connections} connections")
+        bystanders = Bystanders(bench.house)
+        rounds = []
+        for _, pair in in_turn(pairs, bench.effort.cpu_rounds):
+            work = Messages(port=pair.work.port, path=f"{envoy.CALL_PREFIX}ws", answer_bytes=ANSWER_BYTES)
+            rounds.append(uvloop.run(_cpu_round(bench, pair, work, connections)))
+        busy = bystanders.cpus()
+        raw.append({"connections": connections, "rounds": rounds, "bystander_cpus": busy})
+        rows += _cpu_rows(
+            "WebSocket echo", "us/message", MESSAGE_WITHIN_ENVOY, rounds, connections, bystander_note(busy)
+        )
+    return Measured(rows, raw)
+
+
+async def _cpu_round(bench: Bench, pair: Pair, work: Work, connections: int) -> dict[str, Any]:
     load = ClosedLoop()
     try:
-        await load.open(pair.work, connections)
+        await load.open(work, connections)
         await load.run(bench.effort.warm_up_calls)
         with no_garbage_collection():
             caller_before, callee_before = pair.cpu_ns()
@@ -172,13 +195,15 @@ async def _cpu_round(bench: Bench, pair: Pair, connections: int) -> dict[str, An
     }
 
 
-def _cpu_rows(rounds: Sequence[dict[str, Any]], connections: int, note: str) -> list[Row]:
+def _cpu_rows(
+    what: str, unit: str, limit: Budget, rounds: Sequence[dict[str, Any]], connections: int, note: str
+) -> list[Row]:
     def row(work: str, key: str, budget: Budget | None) -> Row:
         figures = {name: median([one[key] for one in rounds if one["pair"] == name]) for name in ("ours", "envoy")}
-        return Row(work=work, unit="us/call", budget=budget, ours=figures["ours"], envoy=figures["envoy"], note=note)
+        return Row(work=work, unit=unit, budget=budget, ours=figures["ours"], envoy=figures["envoy"], note=note)
 
     return [
-        row(f"CPU of the pair, {connections} connection{'s' * (connections > 1)}", "pair_us", WITHIN_ENVOY),
+        row(f"{what}, {connections} connection{'s' * (connections > 1)}", "pair_us", limit),
         row("  caller", "caller_us", None),
         row("  callee", "callee_us", None),
     ]
@@ -490,6 +515,7 @@ def parse_wrk(output: str, on_problem: Callable[[str], None]) -> float:
 
 MEASUREMENTS: dict[str, Callable[[Bench], Measured]] = {
     "cpu": cpu,
+    "websocket": websocket,
     "latency": latency,
     "memory": memory,
     "start": start,

@@ -40,6 +40,6 @@ def test_the_two_envoys_speak_http2_to_each_other_and_http1_to_the_app() -> None
     caller = str(envoy.caller_config(listen_port=1, callee_port=2))
     callee = str(envoy.callee_config(listen_port=2, app_port=3))
 
-    assert "'http2_protocol_options': {}" in caller
+    assert "'explicit_http_config': {'http2_protocol_options'" in caller
     assert "'codec_type': 'HTTP2'" in callee
     assert "'http_protocol_options': {}" in callee
