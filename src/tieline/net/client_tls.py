@@ -25,6 +25,7 @@ class LazyTls:
         self._make = make
         self._made: ssl.SSLContext | TlsUnusable | None = None
         self._making = asyncio.Lock()
+        self._for_http1: LazyTls | None = None
 
     async def get(self) -> ssl.SSLContext:
         """Return the settings.
@@ -42,6 +43,17 @@ class LazyTls:
         if isinstance(self._made, TlsUnusable):
             raise TlsUnusable(self._made.text, self._made.hint)
         return self._made
+
+    def for_http1(self) -> LazyTls:
+        """Return the same settings for connections that may speak HTTP/1.1 only; always the same object."""
+        if self._for_http1 is None:
+            self._for_http1 = LazyTls(self._make_for_http1)
+        return self._for_http1
+
+    def _make_for_http1(self) -> ssl.SSLContext:
+        context = self._make()
+        context.set_alpn_protocols(["http/1.1"])
+        return context
 
 
 def verifying_context(

@@ -30,7 +30,8 @@ class Dialler:
     Args:
         host: Name or address, an IPv6 one without brackets.
         tls: TLS settings, or what gives them when they are needed; ``None`` for plain TCP.
-        proxy: Asked to connect (TLS), or connected to in place of the server (plain).
+        proxy: Asked to connect (TLS, or ``asks_proxy``), or connected to in place of the server (plain).
+        asks_proxy: The proxy must not read what is sent, even though it is plain.
         connect_timeout_s: For names and TCP, and again for the proxy's answer.
         handshake_timeout_s: For TLS.
 
@@ -46,6 +47,7 @@ class Dialler:
         *,
         tls: ssl.SSLContext | TlsSource | None = None,
         proxy: Proxy | None = None,
+        asks_proxy: bool = False,
         connect_timeout_s: float,
         handshake_timeout_s: float = 10.0,
     ) -> None:
@@ -55,6 +57,7 @@ class Dialler:
         self._connect_timeout_s = connect_timeout_s
         self._handshake_timeout_s = handshake_timeout_s
         self.secure = tls is not None
+        self._asks_proxy = asks_proxy or self.secure
 
     async def connect(self, factory: Factory) -> asyncio.BaseProtocol:
         """Open a connection and return its protocol.
@@ -88,7 +91,7 @@ class Dialler:
             sock = await open_socket(there, self._connect_timeout_s)
         except OSError as error:
             raise ProxyFailed(f"proxyconnect tcp: {dial_text(error, there)}") from error
-        if self.secure:
+        if self._asks_proxy:
             try:
                 async with asyncio.timeout(self._connect_timeout_s):
                     await _ask_for_tunnel(sock, self._place, proxy.authorization)

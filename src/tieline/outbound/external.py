@@ -7,7 +7,7 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from tieline.app.gunzip import unpack_unasked
 from tieline.app.slots import HeldBody, Slots
@@ -23,12 +23,12 @@ from tieline.errors import (
     TielineError,
     TooLarge,
 )
-from tieline.model import AnyBody, Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Reply
+from tieline.model import AnyBody, Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Opened, Reply
 from tieline.net.client_tls import LazyTls, verifying_context
 from tieline.net.dial import Dialler
 from tieline.net.dial_text import TlsUnusable
 from tieline.net.http1_client import Unanswered
-from tieline.net.http_transport import Exchange, Transport, http1_transport, may_go_again
+from tieline.net.http_transport import Exchange, Http1Transport, Transport, http1_transport, may_go_again
 from tieline.net.https_transport import HttpsTransport
 from tieline.wire import headers as fields
 from tieline.wire import redirects
@@ -55,6 +55,10 @@ _PERCENT: Final = 0x25
 _NOT_SET: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"trailer"})
 
 
+Server: TypeAlias = tuple[str, str, int, bytes]
+"""Scheme, host and port of a URL, and the protocol that is asked for in place of HTTP."""
+
+
 class Servers:
     """Connections to the servers of one trust, made as they are called."""
 
@@ -62,22 +66,27 @@ class Servers:
         self._tls = tls
         self._proxies = proxies
         # In the order of their last call.
-        self._known: dict[tuple[str, str, int], tuple[Transport, float]] = {}
+        self._known: dict[Server, tuple[Transport, float]] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
-    def to(self, url: Url) -> Transport:
-        """Return the transport to a URL's server."""
+    def to(self, url: Url, protocol: bytes = b"") -> Transport:
+        """Return the transport to a URL's server; handshakes (``protocol``) have one of their own."""
         loop = asyncio.get_running_loop()
-        found = self._known.pop(url.server, None)
-        transport = found[0] if found is not None else make_transport(url, self._tls, self._proxies)
-        self._known[url.server] = transport, loop.time()
+        server = (*url.server, protocol)
+        found = self._known.pop(server, None)
+        if found is not None:
+            transport = found[0]
+        else:
+            make = make_handshake_transport if protocol else make_transport
+            transport = make(url, self._tls, self._proxies)
+        self._known[server] = transport, loop.time()
         if len(self._known) > SERVERS_MAX:
             self._forget(next(iter(self._known)))
         if self._sweep is None:
             self._sweep = loop.call_later(SERVER_IDLE_S / 2, self._forget_idle)
         return transport
 
-    def _forget(self, server: tuple[str, str, int]) -> None:
+    def _forget(self, server: Server) -> None:
         self._known.pop(server)[0].close()
 
     def _forget_idle(self) -> None:
@@ -113,6 +122,20 @@ def make_transport(url: Url, tls: LazyTls, proxies: ProxyRules | None) -> Transp
     if secure:
         return HttpsTransport(dialler, host=url.authority, max_head=MAX_ANSWER_HEAD)
     return http1_transport(dialler, host=url.authority, max_head=MAX_ANSWER_HEAD)
+
+
+def make_handshake_transport(url: Url, tls: LazyTls, proxies: ProxyRules | None) -> Transport:
+    """Return a way to a URL's server for WebSockets: HTTP/1.1, and straight through a proxy (RFC 6455 §4.1)."""
+    dialler = Dialler(
+        url.host,
+        url.port,
+        tls=tls.for_http1().get if url.scheme == "https" else None,
+        proxy=proxies.choose(url.scheme, url.host, url.port) if proxies is not None else None,
+        asks_proxy=True,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
+    )
+    return Http1Transport(dialler, host=url.authority, max_head=MAX_ANSWER_HEAD)
 
 
 class Request(NamedTuple):
@@ -192,6 +215,10 @@ class NamedEndpoint:
             headers = [field for field in headers if field[0] not in self._own_names]
             headers += self.headers
         request = first_request(call, base, headers)
+        if call.protocol:
+            # Where a redirect leads is the client's business: it has said nothing yet.
+            transport = self._own.to(base, call.protocol)
+            return await hold(self.slots, call, lambda: exchange(transport, request, call.record))
         return await hold(self.slots, call, lambda: self._follow(call, request))
 
     async def _follow(self, call: Invocation, request: Request) -> Reply:
@@ -289,7 +316,7 @@ class External:
                 self._urls[addressed] = base
         call.record.external = base.origin
         request = first_request(call, base, fields.to_endpoint(call.headers))
-        transport = self._others.to(base)
+        transport = self._others.to(base, call.protocol)
         try:
             return await hold(self._slots, call, lambda: exchange(transport, request, call.record))
         except TielineError as error:
@@ -336,11 +363,13 @@ async def hold(slots: Slots | None, call: Invocation, send: Callable[[], Awaitab
         raise
     record.app_s = perf_counter() - began
     reply.headers = kept = fields.from_app(reply.headers)
-    if any(name == b"content-encoding" and value.lower() == b"gzip" for name, value in kept):
+    if reply.status != 101 and any(name == b"content-encoding" and value.lower() == b"gzip" for name, value in kept):
         unpack_unasked(reply, call.verb, call.headers)
     if slots is not None:
         if isinstance(reply.body, bytes):
             slots.release()
+        elif isinstance(reply, Opened):
+            reply.tunnel.when_over(slots.release)
         else:
             reply.body = HeldBody(reply.body, slots)
     return reply
