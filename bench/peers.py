@@ -14,7 +14,7 @@ from tieline.names.resolver import InstanceFacts
 from tieline.net.http2_server import Http2Server
 from tieline.net.listener import Listener
 from tieline.net.tasks import spawn
-from tieline.sidecar import INTERNAL_LIMITS, log
+from tieline.sidecar.listeners import INTERNAL_LIMITS, log
 
 ANSWER = b"here"
 CALL_WITHIN_S = 20.0

@@ -8,7 +8,7 @@ from tieline.app import http_channel
 from tieline.config.settings import DEFAULT_MAX_BODY, DEFAULT_READ_BUFFER, LARGEST_READ_BUFFER
 from tieline.net import http1_client, http1_server
 from tieline.resiliency import again
-from tieline.sidecar import HEAD_SLACK
+from tieline.sidecar.listeners import HEAD_SLACK
 
 
 @pytest.mark.rule("H-149")

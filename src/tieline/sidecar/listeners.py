@@ -1,0 +1,163 @@
+"""The ports of a sidecar: bound, served, and drained, with an error that names the option where one cannot be had."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tieline.api.http.server import HttpApi, PublicApi
+from tieline.config.settings import LOOPBACK, Settings
+from tieline.errors import StartError
+from tieline.inbound.server import InboundServer
+from tieline.names.host import own_internal_port
+from tieline.net.http1_server import Http1Server, ServerOptions
+from tieline.net.http2_server import Handler, Http2Server
+from tieline.net.listener import Listener
+from tieline.wire.http2 import Limits
+
+log = logging.getLogger("dapr.runtime")
+
+HEAD_SLACK: Final = 4096
+"""What a request head may have beyond the read buffer (H-63)."""
+HTTP2_HEAD_SLACK: Final = 320
+INTERNAL_LIMITS: Final = Limits(streams=2048, header_list=1 << 20, header_list_hard=2 << 20)
+
+
+class Listeners:
+    """The ports for our app, for whoever asks for health, and for other sidecars."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.api = Listener("HTTP", logging.getLogger("dapr.runtime.http"))
+        self.public = Listener("public HTTP", logging.getLogger("dapr.runtime.http"))
+        self.internal = Listener("internal gRPC", logging.getLogger("dapr.runtime.grpc.internal"))
+        self._answer_app: Handler
+        self._answer_public: Handler
+
+    # ── binding ────────────────────────────────────────────────────────────────────────────────────
+    def reserve_internal(self) -> None:
+        """Hold the port for other sidecars before anything else can take it (H-5, H-6).
+
+        Raises:
+            StartError: The one that was asked for cannot be had.
+        """
+        settings = self._settings
+        given = settings.internal_listen_address
+        # On this host only, unless an address is given.
+        addresses = ("127.0.0.1",) if given is None else (given,)
+        port = settings.internal_port
+        if port is None:
+            with contextlib.suppress(OSError):
+                self._bind_internal(addresses, own_internal_port(settings.app_id))
+                return
+            port = 0
+        try:
+            self._bind_internal(addresses, port)
+        except (OSError, OverflowError) as error:
+            raise StartError(
+                f"failed to start internal gRPC server: port {port}: {_reason(error)}; "
+                "choose another one with --dapr-internal-grpc-port"
+            ) from error
+
+    def _bind_internal(self, addresses: Sequence[str], port: int) -> None:
+        for address in addresses:
+            self.internal.bind_now(address, self.internal.port or port)
+
+    async def bind_api(self) -> None:
+        """Bind the port of the HTTP API, or its socket.
+
+        Raises:
+            StartError: It cannot be had.
+        """
+        settings = self._settings
+        if settings.unix_domain_socket:
+            self._bind_api_socket(settings.unix_domain_socket)
+            return
+        optional = LOOPBACK[1:] if settings.listen_addresses == LOOPBACK else ()
+        if settings.http_port and settings.http_port == settings.grpc_port:
+            raise StartError(
+                f"failed to start HTTP server: could not listen on any endpoint: port {settings.http_port} "
+                "is given for both the HTTP and the gRPC API; choose another --dapr-grpc-port"
+            )
+        if not await self.api.bind(settings.listen_addresses, settings.http_port, optional=optional):
+            raise StartError(
+                "failed to start HTTP server: could not listen on any endpoint: "
+                f"port {settings.http_port} is taken or not usable; choose another --dapr-http-port"
+            )
+
+    def _bind_api_socket(self, folder: str) -> None:
+        """Serve the API on a Unix domain socket in place of TCP (H-2)."""
+        path = Path(folder) / f"dapr-{self._settings.app_id}-http.socket"
+        try:
+            self.api.bind_unix(path)
+        except OSError as error:
+            raise StartError(
+                f"failed to start HTTP server: {path}: {_reason(error)}; "
+                "make the folder, or choose another one with --unix-domain-socket"
+            ) from error
+
+    # ── serving ────────────────────────────────────────────────────────────────────────────────────
+    async def serve_internal(self, server: InboundServer) -> None:
+        """Answer other sidecars."""
+        members = self.internal.members
+        await self.internal.accept(lambda: Http2Server(server, limits=INTERNAL_LIMITS, native=True, members=members))
+        log.info("Internal gRPC server is running on port %d", self.internal.port)
+
+    async def serve_api(self, api: HttpApi) -> None:
+        """Answer our app."""
+        settings = self._settings
+        options = ServerOptions(
+            max_head=settings.read_buffer_size + HEAD_SLACK,
+            max_body=settings.max_body_size,
+            http2=not settings.http_disable_h2c,
+            http2_limits=Limits(header_list=settings.read_buffer_size + HTTP2_HEAD_SLACK),
+        )
+        self._answer_app = api.handle
+        await self.api.accept(lambda: Http1Server(self._answer_app, options, self.api.members))
+        if settings.unix_domain_socket:
+            log.info("HTTP server listening on UNIX socket: %s", self.api.where)
+        else:
+            log.info("HTTP server is running on port %d", self.api.port)
+
+    async def serve_public(self, api: PublicApi) -> None:
+        """Serve health and metadata to whoever may not use the API, if that is wanted (H-131).
+
+        Raises:
+            StartError: The port cannot be had (H-8).
+        """
+        settings = self._settings
+        if settings.public_port is None:
+            return
+        address, port = settings.public_listen_address, settings.public_port
+        try:
+            self.public.bind_now(address, port)
+        except (OSError, OverflowError) as error:
+            raise StartError(
+                f"listen tcp {address}:{port}: bind: {_reason(error)}; choose another one with --dapr-public-port"
+            ) from error
+        options = ServerOptions(
+            max_head=settings.read_buffer_size + HEAD_SLACK, max_body=None, http2=False, http2_limits=Limits()
+        )
+        self._answer_public = api.handle
+        await self.public.accept(lambda: Http1Server(self._answer_public, options, self.public.members))
+        log.info("Public HTTP server is running on port %d", self.public.port)
+
+    def swap(self, api: HttpApi, public: PublicApi) -> None:
+        """Answer by these from now on, on open connections too."""
+        self._answer_app = api.handle
+        self.api.hand_over(api.handle)
+        self._answer_public = public.handle
+        self.public.hand_over(public.handle)
+
+    def abort(self) -> None:
+        """Drop everything that is open."""
+        for listener in (self.api, self.public, self.internal):
+            listener.abort()
+
+
+def _reason(error: Exception) -> str:
+    return os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)

@@ -1,0 +1,251 @@
+"""What calls go through in a sidecar, made of its settings and its Configuration, and joined."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+
+from tieline.api.http.cors import Cors
+from tieline.api.http.errors import category_of
+from tieline.api.http.health import Health
+from tieline.api.http.invoke import Invoke, failure_size
+from tieline.api.http.metadata import Metadata
+from tieline.api.http.own import OwnApis
+from tieline.api.http.server import Front, HttpApi, PublicApi
+from tieline.api.http.token import Token
+from tieline.api.http.tracing import Tracer
+from tieline.app.channel import AppChannel, ChannelNotBuilt
+from tieline.app.health import Prober
+from tieline.app.http_channel import HttpChannel
+from tieline.config.api_lists import ApiLists
+from tieline.config.configuration import Configuration
+from tieline.config.outbound_proxy import read_proxies
+from tieline.config.settings import Settings
+from tieline.errors import TielineError
+from tieline.inbound.serve import ToApp, inbound
+from tieline.inbound.server import InboundServer
+from tieline.middleware.attempts import Attempts
+from tieline.middleware.observe import Observe
+from tieline.model import CallRecord
+from tieline.names.cache import NameCache
+from tieline.names.host import host_address
+from tieline.net.http2_pool import Http2Pool
+from tieline.outbound.external import External
+from tieline.outbound.invoke import Dispatch, Local, outbound
+from tieline.outbound.peer import PEER_LIMITS, PeerCaller
+from tieline.sidecar.naming import knows_namespaces
+from tieline.telemetry.access_log import FailureLog
+from tieline.telemetry.api_log import ApiLog
+from tieline.telemetry.measure import make_metrics
+from tieline.telemetry.metrics import Metrics
+from tieline.wire import headers as fields
+from tieline.wire.trace_context import IdSource
+
+log = logging.getLogger("dapr.runtime")
+
+
+class Parts:
+    """The parts of one sidecar that know no port of their own.
+
+    Args:
+        configuration: The one in force at the start.
+        environ: The process's environment at its start.
+        measured: Is told of metrics that are about to be filled.
+
+    Attributes:
+        configuration: The one in force.
+        channel: To our app; ``None`` if there is none.
+        prober: Probes the app; ``None`` if it always counts as healthy (H-121).
+        metrics: ``None`` where nobody could ask for them: nothing is counted then.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        configuration: Configuration,
+        environ: Mapping[str, str],
+        version: str,
+        *,
+        measured: Callable[[Metrics], None],
+    ) -> None:
+        self._settings = settings
+        self._measured = measured
+        self.configuration = configuration
+        self.address = host_address(environ)
+        self._hostname = socket.gethostname()
+        self._proxies = read_proxies(environ)
+        self._failures = FailureLog()
+        self.health = Health(settings.app_id)
+        self.metadata = Metadata(
+            app_id=settings.app_id,
+            version=version,
+            features=configuration.enabled_features(),
+            app_port=settings.app_port,
+            app_protocol=settings.app_protocol,
+            channel_address=settings.app_channel_address,
+            max_concurrency=settings.app_max_concurrency,
+            health_checks=settings.health_checks if settings.health_checks.enabled else None,
+        )
+        self.tracer = Tracer(enabled=not configuration.tracing.off, new_ids=IdSource())
+        self.front = Front(self.tracer)
+        self.channel = self._make_channel()
+        self.prober = self._make_prober()
+        self.peers = Http2Pool(native=True, limits=PEER_LIMITS)
+        self.external = External(max_concurrency=settings.app_max_concurrency, proxies=self._proxies)
+        self.metrics: Metrics | None = None
+        self._counts_errors = False
+        self.measure(configuration)
+
+    # ── towards our app ────────────────────────────────────────────────────────────────────────────
+    def _make_channel(self) -> AppChannel | None:
+        settings = self._settings
+        if not settings.app_port:
+            return None
+        if settings.app_protocol in ("grpc", "grpcs"):
+            return ChannelNotBuilt(settings.app_protocol)
+        if settings.app_max_concurrency > 0:
+            log.info("app max concurrency set to %d", settings.app_max_concurrency)
+        protocol, host, port = settings.app_protocol, settings.app_channel_address, settings.app_port
+        proxies = self._proxies
+        return HttpChannel(
+            protocol=protocol,
+            host=host,
+            port=port,
+            max_concurrency=settings.app_max_concurrency,
+            read_buffer=settings.read_buffer_size,
+            token=settings.app_api_token,
+            proxy=proxies.choose("https" if protocol == "https" else "http", host.strip("[]"), port)
+            if proxies
+            else None,
+        )
+
+    def _make_prober(self) -> Prober | None:
+        checks = self._settings.health_checks
+        if not checks.enabled or not isinstance(self.channel, HttpChannel):
+            return None
+        return Prober(self.channel, checks)
+
+    @property
+    def waiting_for_app(self) -> int | None:
+        """How many calls wait for a free slot at the app; ``None`` if there is no limit."""
+        return self.channel.waiting if isinstance(self.channel, HttpChannel) else None
+
+    # ── watching ───────────────────────────────────────────────────────────────────────────────────
+    def measure(self, configuration: Configuration) -> None:
+        """Count from now on, from zero, what a Configuration asks for.
+
+        Raises:
+            BadPattern: It cannot be used; what was counted before still is.
+        """
+        metrics = make_metrics(self._settings.app_id, configuration.metric, configuration.places)
+        self.metrics = metrics if self._settings.enable_metrics else None
+        self._counts_errors = configuration.metric.record_error_codes
+        self.front.metrics = self.metrics
+        if self.prober is not None:
+            self.prober.listener = self.metrics
+        if self.metrics is not None:
+            self._measured(self.metrics)
+
+    def observe(self, record: CallRecord) -> None:
+        """Take note of a call that is over."""
+        metrics = self.metrics
+        if metrics is not None:
+            metrics.record_call(record)
+            if self._counts_errors and record.status >= 400 and not record.inbound:
+                # The app's own errors too, as dashboards for daprd expect it (O-28).
+                metrics.count_error(TielineError.code, category_of(TielineError.code))
+        if record.cause is not None:
+            self._failures.log_failure(record)
+
+    def count_app_call(self, record: CallRecord) -> None:
+        """Take note of a call of our own to the app."""
+        if self.metrics is not None:
+            self.metrics.record_app_call(record)
+
+    # ── the paths ──────────────────────────────────────────────────────────────────────────────────
+    def make_dispatch(self, names: NameCache) -> Dispatch:
+        """Join where the calls of our app can go."""
+        settings = self._settings
+        peer = PeerCaller(
+            names,
+            self.peers,
+            added=[
+                *fields.forwarded(self.address, self._hostname),
+                *fields.identity(settings.app_id, settings.namespace),
+            ],
+            namespace=settings.namespace,
+            knows_namespaces=knows_namespaces(self.configuration.name_resolution),
+        )
+        own = fields.identity(settings.app_id, settings.namespace, settings.app_id)
+        return Dispatch(
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+            local=Local(self.channel, own),
+            peer=peer,
+            external=self.external,
+        )
+
+    def make_inbound(self) -> InboundServer:
+        """Make what other sidecars call."""
+        settings = self._settings
+        observe = Observe(self.observe)
+        return InboundServer(
+            inbound(observe=observe, end=ToApp(self.channel, settings.app_id)),
+            observe,
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+        )
+
+    def make_api(self, dispatch: Dispatch, shutdown: Callable[[bool], None]) -> HttpApi:
+        """Make the API as the Configuration wants it now."""
+        settings = self._settings
+        lists = ApiLists(self.configuration.api)
+        cors = Cors(settings.allowed_origins) if settings.allowed_origins else None
+        return HttpApi(
+            front=self.front,
+            own=OwnApis(health=self.health, metadata=self.metadata, shutdown=shutdown, lists=lists, cors=cors),
+            invoke=self._make_invoke(dispatch) if lists.is_open("invoke", "v1", "v1.0/invoke/") else None,
+            cors=cors,
+            token=Token(settings.api_token) if settings.api_token is not None else None,
+            api_log=self._make_api_log(),
+        )
+
+    def make_public_api(self) -> PublicApi:
+        """Make what is answered on the public port."""
+        lists = ApiLists(self.configuration.api)
+        own = OwnApis(health=self.health, metadata=self.metadata, shutdown=None, lists=lists)
+        return PublicApi(front=self.front, own=own)
+
+    def _make_invoke(self, dispatch: Dispatch) -> Invoke:
+        settings = self._settings
+        observe = Observe(self.observe, failure_size)
+        return Invoke(
+            outbound(observe=observe, attempts=Attempts(), end=dispatch),
+            observe,
+            self.tracer,
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+            drop_token=settings.api_token is not None,
+            is_external=dispatch.is_external,
+            count=self.front.count,
+        )
+
+    def _make_api_log(self) -> ApiLog | None:
+        asked = self.configuration.api_logging
+        explicit = self._settings.enable_api_logging
+        if not (asked.enabled if explicit is None else explicit):
+            return None
+        return ApiLog(obfuscate=asked.obfuscate_urls, omit_health=asked.omit_health_checks)
+
+    # ── the end ────────────────────────────────────────────────────────────────────────────────────
+    async def aclose(self) -> None:
+        """Let go of all connections that calls went over; there are no calls any more."""
+        self.peers.close()
+        self.external.close()
+        if self.channel is not None:
+            await self.channel.aclose()
+
+    def flush(self) -> None:
+        """Write what was held back."""
+        self._failures.flush()
