@@ -20,6 +20,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 from websockets.typing import Origin, Subprotocol
 
+from tests.e2e.test_metrics import scrape
 from tests.e2e.test_trust import register
 from tests.support.app import Exchange
 from tests.support.h2peer import H2Client, H2Server
@@ -883,6 +884,28 @@ async def test_a_tunnel_that_breaks_is_logged_as_a_call(mesh: Mesh, way: str) ->
     assert "status=101" in line
     assert "verb=GET" in line
     assert re.search(r"method=\"?ws/room", line)
+
+
+async def test_a_websocket_counts_as_one_call_when_it_is_over(mesh: Mesh) -> None:
+    async with ends(mesh, echo) as both:
+        client = await connect(url(both.caller), compression=None)
+        await client.send(b"x" * 1000)
+        await client.recv()
+        assert ("101",) not in (await scrape(both.caller))["dapr_http_server_request_count"].numbers("status")
+        await client.close()
+
+        async def is_counted() -> bool:
+            counts = (await scrape(both.caller))["dapr_http_server_request_count"].numbers("method", "status")
+            return counts.get(("GET", "101")) == 1
+
+        await until(is_counted)
+        (answered,) = (await scrape(both.caller))["dapr_http_server_response_bytes"].distributions.values()
+        received = (await scrape(both.callee))["dapr_http_client_completed_count"].numbers("method", "status")
+
+    # The message and the close frame, with their heads, and the answers of health checks.
+    assert answered.sum is not None
+    assert answered.sum >= 1004 + 4
+    assert received == {("GET", "101"): 1}
 
 
 async def test_over_a_unix_domain_socket(mesh: Mesh, tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ UNREAD_BYTES: Final = 32768
 CLOSE_WITHIN_S: Final = 2.0
 """How long, at our shutdown, both ends may take to answer our close frames; then the tunnel is cut."""
 HALF_CLOSED_S: Final = 10.0
-"""How long a client may keep its side open after the app has closed its own. It cannot be heard any more."""
+"""How long a client may keep its side open after the app has closed its own, and how long it may take to read the rest
+when it cannot be heard any more."""
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -394,10 +395,11 @@ class SocketEnd(Buffered):
             self._read_on()
 
     def body_abandoned(self) -> None:
-        # In good order: what goes the other way is still written.
+        # In good order: what goes the other way is still written, if it is taken.
         if not self._gone and self._transport is not None:
             self._finished = True
             self._transport.close()
+            self._loop.call_later(HALF_CLOSED_S, self.abort)
 
     def body_wanted(self) -> None:
         return
@@ -438,6 +440,11 @@ class SocketEnd(Buffered):
         self._transport.abort()
 
     # ── leaving ────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def in_progress(self) -> int:
+        """How many calls are: the tunnel is one until it is over."""
+        return int(not self._gone)
+
     def drain(self) -> None:
         """See ``Tunnel.drain``."""
         drain(self.flow, self.feeder)
