@@ -157,8 +157,11 @@ class Invoke:
                 reply.headers = [field for field in reply.headers if field[0] != b"content-type"]
             elif status >= 400 and length is not None:
                 _label_error(reply)
-            if noted is not None and b"accept" in noted and not record.local and not record.external:
-                _mark_events(reply)
+            if noted is not None and b"accept" in noted:
+                if not record.local and not record.external:
+                    _mark_events(reply)
+                elif reply.body == b"" and status < 300:
+                    told = False  # as daprd: a stream of no events says nothing of its trace
         if context is not None and told:
             tracer.complete(reply, context, baggage)
         return reply
