@@ -169,6 +169,7 @@ class _Reader:
     def __init__(self, packet: bytes) -> None:
         self._packet = packet
         self._at = _HEADER.size
+        self._tails: dict[int, Name] = {}
 
     def question(self) -> Question:
         name = self._name()
@@ -218,12 +219,16 @@ class _Reader:
         return values
 
     def _name(self) -> Name:
-        """Read a name. A pointer must lead to a place before all of the name read so far, so none can go in circles."""
+        """Read a name. A pointer must lead to a place before all of the name read so far, so none can go in circles.
+
+        What a pointer leads to is remembered, so that no place is read twice, however many point there.
+        """
         packet = self._packet
         labels: list[bytes] = []
         size = 1
         at = first = self._at
         behind = 0
+        jumps: list[tuple[int, int]] = []
         while length := packet[at]:
             if length > MAX_LABEL:
                 if length < 0xC0:
@@ -233,17 +238,28 @@ class _Reader:
                 if at >= first:
                     raise DnsError("a name points forward")
                 first = at
+                tail = self._tails.get(at)
+                if tail is not None:
+                    labels += tail
+                    size += sum(map(len, tail)) + len(tail)
+                    break
+                jumps.append((at, len(labels)))
                 continue
             label = packet[at + 1 : at + 1 + length]
             if len(label) < length:
                 raise IndexError
             size += length + 1
-            if size > MAX_NAME:
-                raise DnsError("a name that is too long")
             labels.append(label)
             at += length + 1
+            if size > MAX_NAME:
+                break
+        if size > MAX_NAME:
+            raise DnsError("a name that is too long")
         self._at = behind or at + 1
-        return tuple(labels)
+        name = tuple(labels)
+        for place, index in jumps:
+            self._tails[place] = name[index:]
+        return name
 
 
 class _Writer:

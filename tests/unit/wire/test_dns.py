@@ -150,3 +150,23 @@ def test_a_label_may_hold_any_byte() -> None:
 
 def test_bytes_behind_the_last_record_do_not_matter() -> None:
     assert parse(render(ALL_KINDS) + b"more") == ALL_KINDS
+
+
+def chain(pointers: int) -> bytes:
+    """Return a packet with a name of many pointers, each to the one before, and records that point to the last."""
+    places = [23, *range(26, 26 + 2 * (pointers - 1), 2)]  # behind 12 bytes of header and 11 of the first record
+    first = b"\x01a\0" + b"".join(struct.pack("!H", 0xC000 | place) for place in places)
+    head = header(0, MAX_RECORDS, 0, 0) + b"\0\xff\0\0\x01" + bytes(4) + struct.pack("!H", len(first))
+    last = struct.pack("!H", 0xC000 | len(head) + len(first) - 2)
+    return head + first + (last + b"\0\x0c\0\x01" + bytes(4) + b"\0\x02" + last) * (MAX_RECORDS - 1)
+
+
+@pytest.mark.timeout(5)
+def test_names_of_many_pointers_cost_no_more_than_their_bytes() -> None:
+    long_name = b"\x01a" * 126 + b"\0"
+    many_to_one = header(1, MAX_RECORDS - 1, 0, 0) + long_name + b"\0\x0c\0\x01"
+    many_to_one += (b"\xc0\x0c\0\x0c\0\x01" + bytes(4) + b"\0\x02\xc0\x0c") * (MAX_RECORDS - 1)
+
+    for packet in (chain(2000), many_to_one):
+        for _ in range(60):
+            assert {len(record.name) for record in parse(packet).answers} <= {0, 1, 126}
