@@ -106,6 +106,19 @@ async def test_the_internal_port_is_taken_before_a_resolver_is_started(mesh: Mes
     await sidecar.healthy()
 
 
+@pytest.mark.rule("N-5", "N-33")
+async def test_sidecars_that_listen_on_loopback_find_each_other_in_a_database_of_the_user(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    """The address in it is one that is listened on, not the host's."""
+    config = tmp_path / "config.yaml"
+    config.write_text(SQLITE % (tmp_path / "names.db"))
+    await mesh.sidecar("callee", await mesh.app(echo), "--config", str(config))
+    caller = await mesh.sidecar("caller", None, "--config", str(config))
+
+    assert (await caller.call("callee", "x")).status == 200
+
+
 # ── what it takes from its files ───────────────────────────────────────────────────────────────────
 @pytest.mark.rule("N-3")
 async def test_a_configuration_sees_the_variables_that_the_sidecar_sets(mesh: Mesh, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def make_resolvers(
     facts = InstanceFacts(
         app_id=settings.app_id,
         namespace=settings.namespace,
-        host_address=listen if listen in ("127.0.0.1", "localhost", "[::1]") else address,
+        host_address=_told_address(listen, address),
         http_port=sidecar.http_port,
         grpc_port=settings.grpc_port,
         internal_port=internal_port,
@@ -101,6 +101,13 @@ def make_resolvers(
             "leave one of them out"
         )
     return [create(spec, facts, spawn, {**RESOLVERS, "registry": registry})]
+
+
+def _told_address(listen: str | None, host: str) -> str:
+    """Return what resolvers that the user configured tell of us (N-5); loopback if nothing else is listened on."""
+    if listen is None:
+        return "127.0.0.1"
+    return listen if listen in ("127.0.0.1", "localhost", "[::1]") else host
 
 
 def _registered_address(listen: str | None) -> str:
