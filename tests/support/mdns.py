@@ -103,6 +103,7 @@ class FakeAir:
 
     Attributes:
         on_question: Called for each question that goes out, with its message.
+        comes_next: Interfaces that the next look will find.
     """
 
     timers: Timers
@@ -110,7 +111,7 @@ class FakeAir:
     sent: list[Sent] = field(default_factory=list)
     sent_back: list[tuple[bytes, Arrival]] = field(default_factory=list)
     on_question: Callable[[Message], None] | None = None
-    new_links: bool = False
+    comes_next: list[Interface] = field(default_factory=list)
     is_open: bool = False
     _receive: Receive | None = None
 
@@ -123,8 +124,9 @@ class FakeAir:
         self.is_open = True
 
     def refresh(self) -> bool:
-        new, self.new_links = self.new_links, False
-        return new
+        new, self.comes_next = self.comes_next, []
+        self.links += new
+        return bool(new)
 
     def send(self, packet_for: Callable[[Interface], tuple[bytes, int]], only: Arrival | None = None) -> int:
         chosen = [link for link in self.links if only is None or only.link == link]

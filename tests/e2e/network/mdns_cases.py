@@ -195,7 +195,7 @@ async def test_another_program_hears_probes_announcements_answers_and_the_goodby
     for heard in (announced, answer, goodbye):
         assert port_of(heard) == callee.internal
     host = socket.gethostname().encode()
-    assert announced.message.answers[4] == Address((host.split(b".")[0], b"local"), 120, "127.0.0.1", True)
+    assert announced.message.answers[4] == Address((*host.split(b"."), b"local"), 120, "127.0.0.1", True)
 
 
 @pytest.mark.rule("N-6")

@@ -248,7 +248,7 @@ class MdnsResolver:
         if browse is None:
             if len(self._browses) >= MAX_BROWSES:
                 raise ResolverFailed(f"more than {MAX_BROWSES} look-ups at a time by mDNS")
-            if not self._ask(app_id):
+            if not self._ask(app_id) and not (self._look_around() and self._ask(app_id)):
                 return []  # nobody can hear us, so there is nothing to wait for
             browse = _Browse(self._timers.call_later(FIRST_S, self._missed, app_id))
             self._browses[app_id] = browse
@@ -383,6 +383,11 @@ class MdnsResolver:
 
     def _tick(self) -> None:
         self._ticking = self._timers.call_later(TICK_S, self._tick)
+        self._look_around()
+        self._ask_after(self._finder.tick(self._timers.time()))
+
+    def _look_around(self) -> bool:
+        """See what became of the network, and tell it what is new; return whether there are new interfaces."""
         self._own_sources.clear()
         has_new_links = self._air.refresh()
         if self._speaker is not None:
@@ -393,7 +398,7 @@ class MdnsResolver:
                 self._announce_now()
             elif has_new_links:
                 self._announce_now()
-        self._ask_after(self._finder.tick(self._timers.time()))
+        return has_new_links
 
     def _ask_after(self, app_ids: list[bytes]) -> None:
         """Ask after apps that are known, some at a time."""

@@ -279,14 +279,25 @@ async def test_without_a_network_a_miss_takes_no_time_and_the_network_is_used_wh
     world = await World(links=[]).started(announced=True)
     assert await world.found("other") == "couldn't find service: other"
 
-    world.air.links, world.air.new_links = [ETHERNET], True
+    world.air.comes_next = [ETHERNET]
     await world.timers.advance(TICK_S)
+    assert [sent.link for sent in world.air.sent] == [ETHERNET]  # announced there
     world.answer([(0.0, announcement("other", 7))])
     look_up = world.look_up("other")
     await world.timers.advance(0.0)
 
     assert look_up.result() == "127.0.0.1:7"
-    assert [sent.link for sent in world.air.sent if not sent.message.questions] == [ETHERNET]  # announced there
+
+
+async def test_a_network_that_has_just_come_is_used_by_a_look_up_before_the_next_tick() -> None:
+    world = await World(links=[]).started()
+    world.air.comes_next = [ETHERNET]
+    world.answer([(0.0, announcement("other", 7))])
+
+    look_up = world.look_up("other")
+    await world.timers.advance(0.0)
+
+    assert look_up.result() == "127.0.0.1:7"
 
 
 @pytest.mark.rule("N-51", "N-53")
