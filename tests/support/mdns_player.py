@@ -114,7 +114,8 @@ async def main(address: str, *answers: str) -> None:
     print("listening", flush=True)
     while True:
         for answer in answers:
-            player.send(bytes.fromhex(answer))
+            with contextlib.suppress(OSError):  # the interface has its address, but is not up yet
+                player.send(bytes.fromhex(answer))
         await asyncio.sleep(SEND_EVERY_S)
 
 
