@@ -1,0 +1,146 @@
+"""Messages in a stream of bytes: a flag, a length of four bytes, and so many bytes."""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from typing import Final
+
+from tieline.errors import GrpcCode
+
+PREFIX: Final = 5
+"""Bytes before each message."""
+_GZIP: Final = 31
+"""Window size of zlib plus 16: gzip's header and trailer are expected."""
+ENCODINGS: Final = b"identity, gzip"
+"""What is understood of a peer, for ``grpc-accept-encoding``."""
+
+
+class BadMessages(Exception):
+    """What came is no row of messages.
+
+    Attributes:
+        code: gRPC code of the failure; the text is in the words that gRPC clients know.
+    """
+
+    def __init__(self, code: GrpcCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+def frame(message: bytes) -> bytes:
+    """Return a message with its prefix."""
+    return b"\0%s%s" % (len(message).to_bytes(4, "big"), message)
+
+
+def only_message(body: bytes, limit: int | None, encoding: bytes = b"") -> bytes:
+    """Return the message of a unary call whose body arrived whole; what follows it is not looked at (G-124).
+
+    Raises:
+        BadMessages: There is none, or it is broken or longer than ``limit``.
+    """
+    if body[:1] == b"\0":
+        end = PREFIX + int.from_bytes(body[1:PREFIX], "big")
+        if len(body) == end and (limit is None or end - PREFIX <= limit):
+            return body[PREFIX:]
+    reader = MessageReader(limit, encoding)
+    reader.feed(body)
+    message = reader.next()
+    if message is None:
+        reader.check_end()
+        raise BadMessages(GrpcCode.UNKNOWN, "EOF")
+    return message
+
+
+class MessageReader:
+    """Takes messages out of pieces of a stream.
+
+    Args:
+        limit: Longest message in bytes, packed and unpacked; ``None`` for no limit.
+        encoding: ``grpc-encoding`` of the stream; empty for none.
+    """
+
+    __slots__ = ("_encoding", "_limit", "_pieces", "_size", "_wanted")
+
+    def __init__(self, limit: int | None, encoding: bytes = b"") -> None:
+        if encoding not in (b"", b"identity", b"gzip"):
+            shown = encoding.decode("latin-1")
+            raise BadMessages(
+                GrpcCode.UNIMPLEMENTED, f'grpc: Decompressor is not installed for grpc-encoding "{shown}"'
+            )
+        self._limit = limit
+        self._encoding = encoding
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._wanted = PREFIX
+
+    def feed(self, data: bytes) -> None:
+        """Add what arrived."""
+        if data:
+            self._pieces.append(data)
+            self._size += len(data)
+
+    def next(self) -> bytes | None:
+        """Return the next message; ``None`` until there is a whole one.
+
+        Raises:
+            BadMessages: It is broken or too long; nothing after it can be read.
+        """
+        if self._size < self._wanted:
+            return None
+        data = self._joined()
+        flag, length = data[0], int.from_bytes(data[1:PREFIX], "big")
+        if flag > 1:
+            raise BadMessages(GrpcCode.INTERNAL, f"grpc: received unexpected payload format {flag}")
+        if self._limit is not None and length > self._limit:
+            raise BadMessages(
+                GrpcCode.RESOURCE_EXHAUSTED,
+                f"grpc: received message larger than max ({length} vs. {self._limit})",
+            )
+        end = PREFIX + length
+        if len(data) < end:
+            self._wanted = end
+            return None
+        self._wanted = PREFIX
+        rest = data[end:]
+        self._size = len(rest)
+        self._pieces.clear()
+        if rest:
+            self._pieces.append(rest)
+        message = data[PREFIX:end]
+        return self._unpacked(message) if flag else message
+
+    def check_end(self) -> None:
+        """The stream has ended.
+
+        Raises:
+            BadMessages: It ended within a message.
+        """
+        if self._size:
+            raise BadMessages(GrpcCode.UNKNOWN, "unexpected EOF")
+
+    def _joined(self) -> bytes:
+        if len(self._pieces) > 1:
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+            self._pieces.append(data)
+        return self._pieces[0]
+
+    def _unpacked(self, message: bytes) -> bytes:
+        if self._encoding != b"gzip":
+            raise BadMessages(GrpcCode.INTERNAL, "grpc: compressed flag set with identity or empty encoding")
+        unpack = zlib.decompressobj(_GZIP)
+        try:
+            # One byte more than allowed tells a bomb without unpacking it.
+            data = unpack.decompress(message, 0 if self._limit is None else self._limit + 1)
+        except zlib.error as error:
+            raise BadMessages(GrpcCode.INTERNAL, f"grpc: failed to decompress the received message: {error}") from error
+        if self._limit is not None and len(data) > self._limit:
+            raise BadMessages(
+                GrpcCode.RESOURCE_EXHAUSTED,
+                f"grpc: received message after decompression larger than max {self._limit}",
+            )
+        if not unpack.eof:
+            raise BadMessages(GrpcCode.INTERNAL, "grpc: failed to decompress the received message: unexpected EOF")
+        return data

@@ -1,0 +1,114 @@
+"""How an RPC ended, and how that is written into trailers and read from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from tieline.errors import GrpcCode
+from tieline.model import Headers
+from tieline.wire.grpc.metadata import decode_binary, encode_binary
+
+CONTENT_TYPE: Final = b"application/grpc"
+MAX_MESSAGE_BYTES: Final = 8192
+"""Longest ``grpc-message`` that is written, in bytes before they are percent-encoded."""
+_UNPRINTABLE: Final = re.compile(rb"[^\x20-\x24\x26-\x7e]")
+_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_STATUS: Final = b"grpc-status"
+_MESSAGE: Final = b"grpc-message"
+_DETAILS: Final = b"grpc-status-details-bin"
+
+
+class RpcStatus(NamedTuple):
+    """The end of an RPC.
+
+    Attributes:
+        code: Usually a ``GrpcCode``, but peers may send any number.
+        details: A serialised ``google.rpc.Status``; empty if there is none.
+    """
+
+    code: int
+    message: str = ""
+    details: bytes = b""
+
+
+OK: Final = RpcStatus(0)
+
+# gRPC's own mapping for answers that no gRPC server wrote.
+_OF_HTTP: Final = {
+    400: GrpcCode.INTERNAL,
+    401: GrpcCode.UNAUTHENTICATED,
+    403: GrpcCode.PERMISSION_DENIED,
+    404: GrpcCode.UNIMPLEMENTED,
+    429: GrpcCode.UNAVAILABLE,
+    502: GrpcCode.UNAVAILABLE,
+    503: GrpcCode.UNAVAILABLE,
+    504: GrpcCode.UNAVAILABLE,
+}
+# ... and for streams that were reset.
+_OF_RESET: Final = {
+    0x0: GrpcCode.INTERNAL,  # NO_ERROR, but no status either
+    0x7: GrpcCode.UNAVAILABLE,  # REFUSED_STREAM
+    0x8: GrpcCode.CANCELED,
+    0xB: GrpcCode.RESOURCE_EXHAUSTED,  # ENHANCE_YOUR_CALM
+    0xC: GrpcCode.PERMISSION_DENIED,  # INADEQUATE_SECURITY
+}
+
+
+def render_status(status: RpcStatus) -> Headers:
+    """Return the trailers that tell a status."""
+    trailers: Headers = [(_STATUS, b"%d" % status.code)]
+    if status.message:
+        trailers.append((_MESSAGE, encode_message(status.message)))
+    if status.details:
+        trailers.append((_DETAILS, encode_binary(status.details)))
+    return trailers
+
+
+def read_status(trailers: Sequence[tuple[bytes, bytes]]) -> RpcStatus | None:
+    """Return the status in trailers, or in the head of an answer without any; ``None`` if there is none.
+
+    A code that is no number counts as ``UNKNOWN``, broken details as none.
+    """
+    code: int | None = None
+    message = ""
+    details = b""
+    for name, value in trailers:
+        if name == _STATUS:
+            code = int(value) if value.isdigit() and len(value) < 10 else GrpcCode.UNKNOWN
+        elif name == _MESSAGE:
+            message = decode_message(value)
+        elif name == _DETAILS:
+            details = (decode_binary(value) or [b""])[0]
+    return None if code is None else RpcStatus(code, message, details)
+
+
+def without_status(trailers: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """Return the metadata among trailers."""
+    return [field for field in trailers if field[0] not in (_STATUS, _MESSAGE, _DETAILS)]
+
+
+def status_of_http(status: int, content_type: bytes) -> RpcStatus:
+    """Return what an HTTP answer without a gRPC status means: a proxy or a server of another kind gave it."""
+    code = _OF_HTTP.get(status, GrpcCode.UNKNOWN)
+    shown = content_type.decode("latin-1")
+    return RpcStatus(
+        code, f'unexpected HTTP status code received from server: {status}; transport: content-type "{shown}"'
+    )
+
+
+def status_of_reset(code: int) -> GrpcCode:
+    """Return what an RST_STREAM of the server means."""
+    return _OF_RESET.get(code, GrpcCode.INTERNAL)
+
+
+def encode_message(text: str) -> bytes:
+    """Return a message as ``grpc-message`` holds it: UTF-8, what is not printable ASCII percent-encoded."""
+    raw = text.encode("utf-8", "surrogateescape")[:MAX_MESSAGE_BYTES]
+    return _UNPRINTABLE.sub(lambda match: b"%%%02X" % match[0][0], raw)
+
+
+def decode_message(value: bytes) -> str:
+    """Return the text of a ``grpc-message``. Broken escapes stay as they are: a broken message is better than none."""
+    return _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), value).decode("utf-8", "replace")
