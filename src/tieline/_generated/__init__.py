@@ -1,0 +1,1 @@
+"""Code made by ``make proto`` from the .proto files here; edit those."""
