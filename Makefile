@@ -63,6 +63,9 @@ soak: setup ## let a sidecar live long in some minutes, and see that nothing gro
 lock: ## write requirements/*.txt anew; `tools/lock.sh --sdk` does it for what other languages' tests use
 	PYTHON=$(PYTHON) tools/lock.sh
 
+proto: ## generate the code for the messages of gRPC anew
+	PYTHON=$(PYTHON) tools/proto.sh
+
 changelog: setup ## show what the next release's changelog would say
 	$(BIN)/towncrier build --draft
 
