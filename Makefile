@@ -9,7 +9,7 @@ BENCH_ARGS ?=
 SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format sdk h2spec bench soak lock changelog clean
+.PHONY: help setup demo test check format sdk h2spec bench soak lock proto changelog clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
