@@ -146,6 +146,8 @@ class CallRecord:
     """Time from sending to the app until its answer's head."""
     status: int = 0
     """HTTP status that the caller is given; 0 until there is one."""
+    rpc_code: int = -1
+    """Code with which a gRPC app answered; -1 if none did."""
     cause: Cause | None = None
     hop: Hop | None = None
     hint: str = ""
@@ -156,6 +158,38 @@ class CallRecord:
     request_bytes: int = 0
     response_bytes: int = 0
     duration_s: float = 0.0
+
+
+class RpcStatus(NamedTuple):
+    """How an RPC ended.
+
+    Attributes:
+        code: Usually an ``errors.GrpcCode``, but peers may send any number.
+        details: A serialised ``google.rpc.Status``; empty if there is none.
+    """
+
+    code: int
+    message: str = ""
+    details: bytes = b""
+
+
+class Rpc(NamedTuple):
+    """What a call has besides if a gRPC client made it, by ``InvokeService``.
+
+    The method of such a call was cleaned but not percent-decoded; its headers are metadata, binary values as the
+    base64 text that came.
+
+    Attributes:
+        verb: Number of the verb in the HTTP extension; ``None`` without one. Numbers outside the enum are kept.
+        content_type: Of the message, whatever the metadata say.
+        type_url: Of the message's data.
+        deadline: Event-loop time in seconds past which nobody waits any more; ``None`` without one.
+    """
+
+    verb: int | None
+    content_type: str
+    type_url: str
+    deadline: float | None
 
 
 class Invocation:
@@ -175,9 +209,12 @@ class Invocation:
         record: What happened to the call so far.
         protocol: ``b"websocket"`` if it is a handshake that may become a tunnel, whose bytes ``body`` then has; nothing
             of it is read before. Else ``b""``.
+        rpc: ``None`` if an HTTP client made it.
     """
 
-    __slots__ = ("body", "encoded", "headers", "length", "method", "protocol", "query", "record", "target", "verb")
+    __slots__ = (
+        "body", "encoded", "headers", "length", "method", "protocol", "query", "record", "rpc", "target", "verb",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -191,6 +228,7 @@ class Invocation:
         length: int | None,
         record: CallRecord,
         protocol: bytes = b"",
+        rpc: Rpc | None = None,
     ) -> None:
         self.target = target
         self.verb = verb
@@ -202,6 +240,7 @@ class Invocation:
         self.length = length
         self.record = record
         self.protocol = protocol
+        self.rpc = rpc
 
 
 class Reply:
@@ -226,6 +265,36 @@ class Reply:
         """Say that nobody will read the body, if it is a stream."""
         if not isinstance(self.body, bytes):
             self.body.abandon()
+
+
+class RpcReply(Reply):
+    """The answer of a gRPC app, for the caller's face to put into its client's words.
+
+    ``status`` is 200 if the RPC ended well, else 500; ``headers`` and ``trailers`` are metadata as they came, without
+    what gRPC keeps to itself; ``body`` is the value of the data.
+
+    Attributes:
+        rpc_status: How the RPC ended.
+        content_type: Of the message.
+        type_url: Of the message's data.
+    """
+
+    __slots__ = ("content_type", "rpc_status", "type_url")
+
+    def __init__(
+        self,
+        rpc_status: RpcStatus,
+        headers: Headers,
+        body: bytes = b"",
+        trailers: Headers | None = None,
+        *,
+        content_type: str = "",
+        type_url: str = "",
+    ) -> None:
+        super().__init__(200 if rpc_status.code == 0 else 500, headers, body, trailers)
+        self.rpc_status = rpc_status
+        self.content_type = content_type
+        self.type_url = type_url
 
 
 class Tunnel(Protocol):

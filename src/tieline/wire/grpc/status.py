@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from tieline.errors import GrpcCode
-from tieline.model import Headers
+from tieline.model import Headers, RpcStatus
 from tieline.wire.grpc.metadata import decode_binary, encode_binary
 
 CONTENT_TYPE: Final = b"application/grpc"
@@ -18,19 +18,6 @@ _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _STATUS: Final = b"grpc-status"
 _MESSAGE: Final = b"grpc-message"
 _DETAILS: Final = b"grpc-status-details-bin"
-
-
-class RpcStatus(NamedTuple):
-    """The end of an RPC.
-
-    Attributes:
-        code: Usually a ``GrpcCode``, but peers may send any number.
-        details: A serialised ``google.rpc.Status``; empty if there is none.
-    """
-
-    code: int
-    message: str = ""
-    details: bytes = b""
 
 
 OK: Final = RpcStatus(0)

@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tieline.errors import GrpcCode
-from tieline.model import Headers
+from tieline.model import Headers, RpcStatus
 from tieline.wire.grpc.metadata import decode_binary, encode_binary, may_be_sent
 from tieline.wire.grpc.status import (
     OK,
-    RpcStatus,
     decode_message,
     encode_message,
     read_status,
