@@ -235,12 +235,14 @@ class H2Server:
     Attributes:
         requests: Header fields of the requests that came.
         connections: Open ones.
+        accepted: How many there were in all.
     """
 
     def __init__(self, text: bytes = b"h2", *, streams: int | None = None) -> None:
         self._text = text
         self._streams = streams
         self.connections = 0
+        self.accepted = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests: list[Fields] = []
@@ -265,6 +267,7 @@ class H2Server:
             connection.local_settings = h2.settings.Settings(client=False, initial_values={code: self._streams})
         connection.initiate_connection()
         self.connections += 1
+        self.accepted += 1
         writer.write(connection.data_to_send())
         bodies: dict[int, bytearray] = {}
         try:

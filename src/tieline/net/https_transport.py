@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from tieline.errors import AppUnreachable, PeerUnreachable, TielineError
+from tieline.errors import AppUnreachable, PeerRefused, PeerUnreachable, TielineError
 from tieline.model import AnyBody, Headers
 from tieline.net.dial import Dialler
 from tieline.net.http1_client import Http1Client, Http1Pool
@@ -22,7 +22,7 @@ from tieline.wire.http2.hpack import Fields
 CONNECTIONS_MAX: Final = 16
 """HTTP/2 connections to one server; then calls wait for a stream."""
 TRIES: Final = 3
-"""Connections opened for one request, when each is gone before it can be used."""
+"""Connections opened in vain for one request: each was gone before it could be used."""
 # An endpoint's resource may set them, but HTTP/2 has no place for them (RFC 9113 §8.2.2).
 _CONNECTION_SPECIFIC: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"http2-settings", b"te"}
@@ -81,7 +81,9 @@ class HttpsTransport:
         self, verb: bytes, target: bytes, headers: Headers, body: AnyBody, length: int | None, *, urgent: bool = False
     ) -> Exchange:
         """See ``Transport``."""
-        for _ in range(TRIES):
+        failed = 0
+        while failed < TRIES:
+            before = len(self._connections)
             if self._speaks_http1:
                 try:
                     connection = await self._pool.open(urgent=urgent)
@@ -91,15 +93,21 @@ class HttpsTransport:
                     raise self._dialler.explain(error) from error
                 else:
                     return self._send_http1(connection, verb, target, headers, body, length)
-            elif len(self._connections) >= CONNECTIONS_MAX:
+            elif before >= CONNECTIONS_MAX:
                 least = min(self._connections, key=lambda one: one.load)
-                await least.wait_turn()
-                return self._send(least, verb, target, headers, body, length)
+                try:
+                    await least.wait_turn()
+                except PeerRefused:
+                    pass  # it goes, and another may take the call
+                else:
+                    return self._send(least, verb, target, headers, body, length)
             else:
                 await self._learn()
             exchange = self.begin(verb, target, headers, body, length)
             if exchange is not None:
                 return exchange
+            # One more connection whose streams others took already is no failure.
+            failed += len(self._connections) <= before
         raise AppUnreachable("http2: the server closes each connection before it can be used")
 
     def _send_http1(
@@ -192,6 +200,9 @@ class HttpsTransport:
                         waiter.set_result(None)
                     else:
                         waiter.set_exception(error)
+            if self._closed:
+                # For those who waited, and had their turn by then; for nobody, if they are gone.
+                asyncio.get_running_loop().call_soon(self.close)
 
     def close(self) -> None:
         """Let go of idle connections; those in use close after their last call."""

@@ -20,6 +20,7 @@ from tieline.config.http_endpoint import HttpEndpoint
 from tieline.config.outbound_proxy import read_proxies
 from tieline.errors import AppBroken, AppUnreachable, BadRequest, TielineError
 from tieline.model import AnyBody, CallRecord, Cause, Headers, Hop, Invocation, Reply, Target
+from tieline.net.https_transport import CONNECTIONS_MAX
 from tieline.outbound import external as module
 from tieline.outbound.external import External
 from tieline.wire.method_path import encode_path
@@ -809,6 +810,33 @@ async def test_calls_over_what_one_connection_carries_open_more(world: World) ->
     await asyncio.gather(*held, return_exceptions=True)
 
     await until(lambda: server.connections == 0)
+
+
+async def test_calls_wait_where_connections_carry_few_and_all_are_answered(world: World) -> None:
+    server = H2Server(streams=1)
+    await server.start(tls=server_context(world.folder, world.pair(), alpn=HTTP2))
+    world.ends_with(server.aclose)
+    external = world.external(web(server.port, scheme="https", root_ca=world.authority.pem))
+
+    replies = await asyncio.gather(*[call(external, invocation("web")) for _ in range(40)])
+
+    assert [reply.status for reply in replies] == [200] * 40
+    assert server.connections <= CONNECTIONS_MAX
+
+
+async def test_a_connection_that_nobody_waits_for_any_more_is_not_kept_by_an_endpoint_that_is_gone(
+    world: World,
+) -> None:
+    server = await world.h2(world.pair())
+    external = world.external(web(server.port, scheme="https", root_ca=world.authority.pem))
+    alone = asyncio.create_task(call(external, invocation("web")))
+    await asyncio.sleep(0)  # on its way
+    alone.cancel()
+    external.replace({})
+
+    await until(lambda: server.accepted == 1)
+    await until(lambda: server.connections == 0)
+    assert server.requests == []
 
 
 # ── changes ───────────────────────────────────────────────────────────────────────────────────────
