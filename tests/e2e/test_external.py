@@ -297,6 +297,29 @@ async def test_the_systems_authorities_hold_for_urls(mesh: Mesh, tmp_path: Path)
     await server.aclose()
 
 
+async def test_no_call_outside_the_mesh_leads_back_to_the_sidecar(mesh: Mesh, tmp_path: Path) -> None:
+    """It could go round for ever, and a server outside could make our sidecar call apps by a redirect."""
+    own = [""]
+
+    async def redirect(exchange: Exchange) -> None:
+        exchange.answer(302, headers=[("Location", f"{own[0]}/v1.0/invoke/caller/method/secret")])
+
+    web, app = await mesh.app(redirect), await mesh.app(echo)
+    folder = tmp_path / "resources"
+    folder.mkdir()
+    (folder / "web.yaml").write_text(endpoint("web", f"http://127.0.0.1:{web.port}"))
+    sidecar = await mesh.sidecar("caller", app, "--resources-path", str(folder))
+    own[0] = f"http://localhost:{sidecar.port}"
+
+    answers = [await sidecar.call(own[0], "v1.0/invoke/caller/method/x"), await sidecar.call("web", "x")]
+
+    for answer in answers:
+        assert answer.status == 500
+        assert b"this is the sidecar's own API" in answer.body
+        assert answer.header("tieline-hop") == "caller"
+    assert app.seen == []
+
+
 async def test_a_server_that_closes_in_the_handshake_leaves_no_traceback(mesh: Mesh) -> None:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(65536)

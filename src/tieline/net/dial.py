@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from tieline.config.outbound_proxy import Proxy
 from tieline.errors import AppUnreachable
 from tieline.model import Endpoint
-from tieline.net.dial_text import HandshakeFailed, NameUnknown, ProxyFailed, dial_text, explain
+from tieline.net.dial_text import HandshakeFailed, LeadsBack, NameUnknown, ProxyFailed, dial_text, explain
 from tieline.net.loop import connect_on
 
 NEXT_ADDRESS_S: Final = 0.3
@@ -20,6 +20,7 @@ MAX_PROXY_HEAD: Final = 16384
 """Longest answer of a proxy to CONNECT, in bytes."""
 
 Factory: TypeAlias = Callable[[], asyncio.BaseProtocol]
+LeadsBackCheck: TypeAlias = Callable[[socket.socket], bool]
 TlsSource: TypeAlias = Callable[[], Awaitable[ssl.SSLContext]]
 """Gives the TLS settings when they are first needed; raises ``AppUnreachable`` if they cannot be used."""
 
@@ -31,6 +32,7 @@ class Dialler:
         host: Name or address, an IPv6 one without brackets.
         tls: TLS settings, or what gives them when they are needed; ``None`` for plain TCP.
         proxy: Asked to connect (TLS, or ``asks_proxy``), or connected to in place of the server (plain).
+        leads_back: Whether a socket that we connected leads to ourselves; then it is not used.
         asks_proxy: The proxy must not read what is sent, even though it is plain.
         connect_timeout_s: For names and TCP, and again for the proxy's answer.
         handshake_timeout_s: For TLS.
@@ -47,6 +49,7 @@ class Dialler:
         *,
         tls: ssl.SSLContext | TlsSource | None = None,
         proxy: Proxy | None = None,
+        leads_back: LeadsBackCheck | None = None,
         asks_proxy: bool = False,
         connect_timeout_s: float,
         handshake_timeout_s: float = 10.0,
@@ -54,6 +57,7 @@ class Dialler:
         self._place = Endpoint(host, port)
         self._tls = tls
         self.proxy = proxy
+        self._leads_back = leads_back
         self._connect_timeout_s = connect_timeout_s
         self._handshake_timeout_s = handshake_timeout_s
         self.secure = tls is not None
@@ -83,7 +87,11 @@ class Dialler:
         """Return a socket that leads to the server."""
         proxy = self.proxy
         if proxy is None:
-            return await open_socket(self._place, self._connect_timeout_s)
+            sock = await open_socket(self._place, self._connect_timeout_s)
+            if self._leads_back is not None and self._leads_back(sock):
+                sock.close()
+                raise LeadsBack("connect: this is the sidecar's own API")
+            return sock
         if proxy.problem:
             raise ProxyFailed(proxy.problem)
         there = Endpoint(proxy.host, proxy.port)

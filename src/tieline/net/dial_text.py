@@ -22,6 +22,10 @@ class HandshakeFailed(OSError):
     """The server broke the TLS handshake off, or did not get on with it."""
 
 
+class LeadsBack(OSError):
+    """What answers there is this sidecar itself."""
+
+
 class TlsUnusable(OSError):
     """Certificates or keys of ours that cannot be used; the text says which, and why, and the hint what to do."""
 
@@ -39,6 +43,9 @@ def explain(error: OSError, place: Endpoint) -> AppUnreachable:
         return AppUnreachable(error.text, cause=Cause.PEER_TLS, hop=Hop.CALLER, hint=error.hint)
     if isinstance(error, HandshakeFailed):
         return AppUnreachable(str(error), cause=Cause.PEER_TLS)
+    if isinstance(error, LeadsBack):
+        hint = "a call would come back for ever; address an app by its app ID, and let baseUrl name another server"
+        return AppUnreachable(f"dial tcp {place}: {error}", hop=Hop.CALLER, hint=hint)
     if isinstance(error, ProxyFailed):
         hint = "requests to that host go through a proxy: check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
         return AppUnreachable(str(error), hint=hint)

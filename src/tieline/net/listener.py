@@ -7,7 +7,8 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,6 +21,8 @@ BIND_PAUSES_S: Final = (0.1, 0.2, 0.4)
 """First pauses between tries; later ones are ``BIND_PAUSE_MAX_S``."""
 BIND_PAUSE_MAX_S: Final = 0.5
 BACKLOG: Final = 1024
+# By the family of a connection, the addresses that mean all of that family.
+_ALL: Final[Mapping[int, tuple[str, ...]]] = {socket.AF_INET: ("0.0.0.0", "::"), socket.AF_INET6: ("::",)}
 PROBE_AFTER_S: Final = 15
 """Silence after which the kernel asks whether the other host is still there, and then again."""
 PROBES: Final = 9
@@ -81,6 +84,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.AbstractServer] = []
         self._files: list[Path] = []
+        self._bound: list[tuple[str, int]] = []
         self.port = 0
         self.members = Members()
 
@@ -117,7 +121,8 @@ class Listener:
                     continue  # a host without IPv6: all its IPv4 addresses instead
                 raise
             self._sockets.append(sock)
-            self.port = sock.getsockname()[1]
+            host, self.port = sock.getsockname()[:2]
+            self._bound.append((host, self.port))
             return
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
@@ -182,6 +187,21 @@ class Listener:
                 if error.errno != errno.EADDRINUSE or loop.time() + pause > end:
                     raise
             await asyncio.sleep(pause)
+
+    def is_behind(self, sock: socket.socket) -> bool:
+        """Whether a connection that this process opened leads here. What reaches us by a detour cannot be told."""
+        try:
+            host, port = sock.getpeername()[:2]
+            own = sock.getsockname()[0]
+        except OSError:
+            return False
+        for bound_host, bound_port in self._bound:
+            if port == bound_port and (
+                host == bound_host
+                or (bound_host in _ALL.get(sock.family, ()) and (host == own or ip_address(host).is_loopback))
+            ):
+                return True
+        return False
 
     async def accept(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         """Begin to accept connections."""

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 from tieline.app.gunzip import unpack_unasked
 from tieline.app.slots import HeldBody, Slots
 from tieline.config.http_endpoint import HttpEndpoint
-from tieline.config.outbound_proxy import ProxyRules
+from tieline.config.outbound_proxy import Proxy, ProxyRules
 from tieline.errors import (
     AppBroken,
     AppUnreachable,
@@ -25,7 +25,7 @@ from tieline.errors import (
 )
 from tieline.model import AnyBody, Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Opened, Reply
 from tieline.net.client_tls import LazyTls, verifying_context
-from tieline.net.dial import Dialler
+from tieline.net.dial import Dialler, LeadsBackCheck
 from tieline.net.dial_text import TlsUnusable
 from tieline.net.http1_client import Unanswered
 from tieline.net.http_transport import Exchange, Http1Transport, Transport, http1_transport, may_go_again
@@ -59,12 +59,28 @@ Server: TypeAlias = tuple[str, str, int, bytes]
 """Scheme, host and port of a URL, and the protocol that is asked for in place of HTTP."""
 
 
+class Way(NamedTuple):
+    """How servers outside are reached, whoever calls them.
+
+    Attributes:
+        proxies: What the environment says; ``None`` for no proxy.
+        leads_back: Whether a socket leads to this sidecar's own API, where a call would go round in circles.
+    """
+
+    proxies: ProxyRules | None
+    leads_back: LeadsBackCheck | None
+
+    def proxy_for(self, url: Url) -> Proxy | None:
+        """Return the proxy to ask, ``None`` for the straight way."""
+        return self.proxies.choose(url.scheme, url.host, url.port) if self.proxies is not None else None
+
+
 class Servers:
     """Connections to the servers of one trust, made as they are called."""
 
-    def __init__(self, tls: LazyTls, proxies: ProxyRules | None) -> None:
+    def __init__(self, tls: LazyTls, way: Way) -> None:
         self._tls = tls
-        self._proxies = proxies
+        self._way = way
         # In the order of their last call.
         self._known: dict[Server, tuple[Transport, float]] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -78,7 +94,7 @@ class Servers:
             transport = found[0]
         else:
             make = make_handshake_transport if protocol else make_transport
-            transport = make(url, self._tls, self._proxies)
+            transport = make(url, self._tls, self._way)
         self._known[server] = transport, loop.time()
         if len(self._known) > SERVERS_MAX:
             self._forget(next(iter(self._known)))
@@ -108,14 +124,15 @@ class Servers:
             self._forget(next(iter(self._known)))
 
 
-def make_transport(url: Url, tls: LazyTls, proxies: ProxyRules | None) -> Transport:
+def make_transport(url: Url, tls: LazyTls, way: Way) -> Transport:
     """Return a way to a URL's server, with nothing opened yet."""
     secure = url.scheme == "https"
     dialler = Dialler(
         url.host,
         url.port,
         tls=tls.get if secure else None,
-        proxy=proxies.choose(url.scheme, url.host, url.port) if proxies is not None else None,
+        proxy=way.proxy_for(url),
+        leads_back=way.leads_back,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
     )
@@ -124,13 +141,14 @@ def make_transport(url: Url, tls: LazyTls, proxies: ProxyRules | None) -> Transp
     return http1_transport(dialler, host=url.authority, max_head=MAX_ANSWER_HEAD)
 
 
-def make_handshake_transport(url: Url, tls: LazyTls, proxies: ProxyRules | None) -> Transport:
+def make_handshake_transport(url: Url, tls: LazyTls, way: Way) -> Transport:
     """Return a way to a URL's server for WebSockets: HTTP/1.1, and straight through a proxy (RFC 6455 §4.1)."""
     dialler = Dialler(
         url.host,
         url.port,
         tls=tls.for_http1().get if url.scheme == "https" else None,
-        proxy=proxies.choose(url.scheme, url.host, url.port) if proxies is not None else None,
+        proxy=way.proxy_for(url),
+        leads_back=way.leads_back,
         asks_proxy=True,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
@@ -152,9 +170,7 @@ class Request(NamedTuple):
 class NamedEndpoint:
     """One ``HTTPEndpoint``, with its own connections and trust."""
 
-    def __init__(
-        self, spec: HttpEndpoint, *, slots: Slots | None, system: LazyTls, others: Servers, proxies: ProxyRules | None
-    ) -> None:
+    def __init__(self, spec: HttpEndpoint, *, slots: Slots | None, system: LazyTls, others: Servers, way: Way) -> None:
         self.spec = spec
         self.slots = slots
         self.headers = [field for field in spec.headers if field[0] not in _NOT_SET]
@@ -168,7 +184,7 @@ class NamedEndpoint:
         is_plain = spec.root_ca is None and spec.certificate is None
         tls = system if is_plain and spec.renegotiation == "Never" else LazyTls(self._make_tls)
         # Redirects may lead to other ports of the same host.
-        self._own = Servers(tls, proxies)
+        self._own = Servers(tls, way)
 
     def _make_tls(self) -> ssl.SSLContext:
         spec = self.spec
@@ -255,16 +271,23 @@ class External:
     Args:
         max_concurrency: Most calls at one time to each endpoint, and to all URLs together; 0 for no limit (H-104).
         proxies: What the environment says; ``None`` for no proxy.
+        leads_back: Whether a socket leads to this sidecar's own API.
 
     Attributes:
         endpoints: By name. The same mapping for ever, changed in place.
     """
 
-    def __init__(self, *, max_concurrency: int = 0, proxies: ProxyRules | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_concurrency: int = 0,
+        proxies: ProxyRules | None = None,
+        leads_back: LeadsBackCheck | None = None,
+    ) -> None:
         self._max_concurrency = max_concurrency
-        self._proxies = proxies
+        self._way = Way(proxies, leads_back)
         self._system = LazyTls(verifying_context)
-        self._others = Servers(self._system, proxies)
+        self._others = Servers(self._system, self._way)
         self._slots = self._new_slots()
         self._urls: dict[str, Url] = {}
         self.endpoints: dict[str, NamedEndpoint] = {}
@@ -289,7 +312,7 @@ class External:
                 )  # fmt: skip
             slots = kept.slots if kept is not None else self._new_slots()
             self.endpoints[name] = NamedEndpoint(
-                spec, slots=slots, system=self._system, others=self._others, proxies=self._proxies
+                spec, slots=slots, system=self._system, others=self._others, way=self._way
             )
         for gone in old.values():
             gone.close()

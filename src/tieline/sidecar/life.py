@@ -61,7 +61,14 @@ class Sidecar:
         process = process_readings()
         self._scraped = MetricsServer(lambda: [*(metrics.shown() if (metrics := self.metrics) else ()), *process])
         self._listeners = Listeners(settings)
-        self._parts = Parts(settings, configuration, environ, version, measured=self._add_readings)
+        self._parts = Parts(
+            settings,
+            configuration,
+            environ,
+            version,
+            measured=self._add_readings,
+            leads_back=self._listeners.api.is_behind,
+        )
         self._files = Files(settings, self._parts, environ, swap_apis=self._swap_apis)
         self._names: NameCache | None = None
         self._dispatch: Dispatch

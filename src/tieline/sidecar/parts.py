@@ -30,6 +30,7 @@ from tieline.middleware.observe import Observe
 from tieline.model import CallRecord
 from tieline.names.cache import NameCache
 from tieline.names.host import host_address
+from tieline.net.dial import LeadsBackCheck
 from tieline.net.http2_pool import Http2Pool
 from tieline.outbound.external import External
 from tieline.outbound.invoke import Dispatch, Local, outbound
@@ -52,6 +53,7 @@ class Parts:
         configuration: The one in force at the start.
         environ: The process's environment at its start.
         measured: Is told of metrics that are about to be filled.
+        leads_back: Whether a socket that was connected leads to this sidecar's own API.
 
     Attributes:
         configuration: The one in force.
@@ -68,6 +70,7 @@ class Parts:
         version: str,
         *,
         measured: Callable[[Metrics], None],
+        leads_back: LeadsBackCheck,
     ) -> None:
         self._settings = settings
         self._measured = measured
@@ -92,7 +95,9 @@ class Parts:
         self.channel = self._make_channel()
         self.prober = self._make_prober()
         self.peers = Http2Pool(native=True, limits=PEER_LIMITS)
-        self.external = External(max_concurrency=settings.app_max_concurrency, proxies=self._proxies)
+        self.external = External(
+            max_concurrency=settings.app_max_concurrency, proxies=self._proxies, leads_back=leads_back
+        )
         self.metrics: Metrics | None = None
         self._counts_errors = False
         self.measure(configuration)

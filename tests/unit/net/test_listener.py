@@ -6,6 +6,8 @@ import asyncio
 import logging
 import socket
 
+import pytest
+
 from tieline.net.listener import PROBE_AFTER_S, Listener
 
 
@@ -51,6 +53,30 @@ async def test_the_kernel_looks_after_connections_that_fell_silent() -> None:
     transport.close()
     writer.close()
     listener.abort()
+
+
+@pytest.mark.parametrize(
+    ("bound", "reached", "behind"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("", "127.0.0.1", True),
+        ("0.0.0.0", "127.0.0.5", True),
+        ("127.0.0.5", "127.0.0.1", False),
+    ],
+)
+def test_who_leads_here_is_told_from_another_program_with_the_same_port(bound: str, reached: str, behind: bool) -> None:
+    listener = Listener("test", logging.getLogger("test"))
+    listener.bind_now(bound, 0)
+    other = Listener("other", logging.getLogger("test"))
+    if not behind:
+        other.bind_now(reached, listener.port)
+
+    with socket.create_connection((reached, listener.port)) as sock:
+        assert listener.is_behind(sock) == behind
+    with socket.socket() as unconnected:
+        assert not listener.is_behind(unconnected)
+    listener.abort()
+    other.abort()
 
 
 class Drained:
