@@ -134,6 +134,8 @@ class CallRecord:
     """What a call outside the mesh counts for: an HTTPEndpoint's name, or ``scheme://host:port`` of a URL."""
     api_path: bytes = b""
     """Path of the request at the HTTP API, percent-encoded as sent; empty at the callee."""
+    streamed: bool = False
+    """The caller declared no length of its body."""
     api_verb: bytes = b""
     """Verb of that request, where it is not ``verb``, which the app will see."""
     resolver: str = ""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.app import App, Exchange, echo
-from tests.support.http1 import ask
-from tests.support.mesh import Mesh, Sidecar, free_port, start_pair, until
+from tests.support.http1 import Client, ask
+from tests.support.mesh import Mesh, Sidecar, free_port, invoke_path, start_pair, until
 from tests.support.prometheus import Exposed, read
 from tieline.telemetry.families import MAX_CHILDREN, MAX_OVERFLOW, OVERFLOW
 
@@ -96,6 +96,41 @@ async def test_every_byte_of_an_answer_counts_errors_included(mesh: Mesh) -> Non
 
     (sizes,) = (await scrape(sidecar))["dapr_http_server_response_bytes"].distributions.values()
     assert (sizes.count, sizes.sum) == (4, sum(len(answer.body) for answer in answers))
+
+
+@pytest.mark.rule("H-88", "O-28")
+async def test_errors_of_apps_count_by_their_code_only_where_the_request_was_no_stream(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.body()
+        exchange.answer(404)
+
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\n"
+        "spec: {metrics: {recordErrorCodes: true}}\n"
+    )
+    sidecar = await mesh.sidecar("me", await mesh.app(refuse), "--config", str(config))
+
+    async def codes() -> float:
+        found = (await scrape(sidecar)).get("dapr_error_code_total")
+        return found.numbers("error_code").get(("ERR_DIRECT_INVOKE",), 0) if found is not None else 0
+
+    counted = []
+    for app_id in ("me", "nobody"):
+        for is_stream in (False, True):
+            client = await Client.open(sidecar.port)
+            if is_stream:
+                client.send("POST", invoke_path(app_id, "x"), [("Transfer-Encoding", "chunked")])
+                client.writer.write(b"1\r\nx\r\n0\r\n\r\n")
+            else:
+                client.send("POST", invoke_path(app_id, "x"), body=b"x")
+            assert (await asyncio.wait_for(client.head(), 10)).status >= 400
+            client.close()
+            counted.append(await codes())
+
+    assert counted == [1, 1, 2, 3]
 
 
 @pytest.mark.rule("H-139", "O-20")

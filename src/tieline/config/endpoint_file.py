@@ -120,6 +120,7 @@ def _pem(source: Source | None, references: References, problems: list[str]) -> 
     if source is None:
         return None
     value = references.value(source)
-    if value is None and source.secret:
-        problems.append(f"{source.name}: the secret {source.secret!r} could not be read")
+    if not value and source.secret:
+        what = "could not be read" if value is None else "is empty"
+        problems.append(f"{source.name}: the secret {source.secret!r} {what}")
     return value or None

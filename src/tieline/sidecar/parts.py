@@ -157,8 +157,9 @@ class Parts:
         metrics = self.metrics
         if metrics is not None:
             metrics.record_call(record)
-            if self._counts_errors and record.status >= 400 and not record.inbound:
-                # The app's own errors too, as dashboards for daprd expect it (O-28).
+            failed = record.status >= 400 and not record.inbound
+            # The app's own errors too, as dashboards for daprd expect it (O-28), but those of whole requests only.
+            if self._counts_errors and failed and (record.cause is not None or not record.streamed):
                 metrics.count_error(TielineError.code, category_of(TielineError.code))
         if record.cause is not None:
             self._failures.log_failure(record)

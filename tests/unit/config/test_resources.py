@@ -548,6 +548,17 @@ def test_secrets_of_a_file_are_found_by_name_and_key(
     assert resources.files == (str(file),)
 
 
+def test_an_empty_secret_does_not_widen_trust(files: Folders) -> None:
+    """Without the authority that was asked for, those of the system would count."""
+    files.write("a.yaml", component("env", "secretstores.local.env"))
+    tls = "  clientTLS: {rootCA: {secretKeyRef: {name: ROOT}}}\nauth: {secretStore: env}\n"
+    files.write("b.yaml", endpoint(more=tls))
+
+    resources = files.load({"ROOT": ""})
+
+    assert resources.http_endpoints["ext"].problem == "clientTLS.rootCA: the secret 'ROOT' is empty"
+
+
 @pytest.mark.rule("C-64")
 def test_the_environment_as_a_store_has_a_prefix_and_keeps_tokens_to_itself(files: Folders) -> None:
     files.write("a.yaml", component("env", "secretstores.local.env", "  metadata: [{name: Prefix, value: DAPR_}]\n"))

@@ -106,6 +106,8 @@ class Invoke:
             record.trace_id = context.trace_id
         if request.length:
             record.request_bytes = request.length
+        elif request.length is None:
+            record.streamed = True
         route = self._routes.get(path)
         if route is None or (noted is not None and (b"dapr-app-id" in noted or b"authorization" in noted)):
             found = self._find(request, record)
