@@ -12,6 +12,8 @@ from tieline.wire.headers import identity
 
 MAX_CALLERS: Final = 1024
 """Callers whose identity fields are remembered ready-made."""
+MAX_NAME: Final = 256
+"""Those with longer names are not."""
 
 
 class ToApp:
@@ -33,9 +35,11 @@ class ToApp:
         caller = (record.caller, record.caller_namespace)
         fields = self._identities.get(caller)
         if fields is None:
-            if len(self._identities) >= MAX_CALLERS:
-                self._identities.clear()
-            fields = self._identities[caller] = identity(*caller, self._app_id)
+            fields = identity(*caller, self._app_id)
+            if len(caller[0]) + len(caller[1]) <= MAX_NAME:
+                if len(self._identities) >= MAX_CALLERS:
+                    self._identities.clear()
+                self._identities[caller] = fields
         try:
             return await self._channel.call(call, fields)
         except TielineError as error:

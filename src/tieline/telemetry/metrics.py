@@ -42,6 +42,9 @@ SIZE_BUCKETS_BYTES: Final[tuple[int, ...]] = (
     *(268435456, 1073741824, 4294967296),
 )
 
+MAX_CALLER: Final = 256
+"""Characters of a caller's app ID; callers with longer ones are counted together."""
+
 _VERBS: Final = frozenset({b"GET", b"PUT", b"POST", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS", b"CONNECT", b"TRACE"})
 _APP_FAILED: Final = frozenset({Cause.APP_UNREACHABLE, Cause.APP_BROKEN})
 _BEFORE_RECEIPT: Final = frozenset({Cause.DENIED, Cause.APP_MISSING})
@@ -263,6 +266,8 @@ class Metrics:
         if record.cause in _BEFORE_RECEIPT:
             return
         caller = record.caller or "unknown"
+        if len(caller) > MAX_CALLER:
+            caller = OVERFLOW  # it is only a claim, and would be kept
         received = self._received.get(caller) or self._add_received(caller)
         received.value += 1
         returned = self._returned.get((caller, record.status)) or self._add_returned(caller, record.status)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tieline.model import Attempt, CallRecord, Cause, Endpoint, Hop, Target
 from tieline.telemetry.families import MAX_CHILDREN, MAX_OVERFLOW, OVERFLOW, Counter, Histogram
 from tieline.telemetry.label_rules import compile_rules
-from tieline.telemetry.metrics import LATENCY_BUCKETS_MS, SIZE_BUCKETS_BYTES, Metrics
+from tieline.telemetry.metrics import LATENCY_BUCKETS_MS, MAX_CALLER, SIZE_BUCKETS_BYTES, Metrics
 
 PEER = Endpoint("127.0.0.1", 50002)
 
@@ -391,6 +391,17 @@ def test_health_probes_have_families_of_their_own() -> None:
         "dapr_http_healthprobes_completed_count": {("me", "200"): 2, ("me", "500"): 1},
         "dapr_http_healthprobes_roundtrip_latency": {("me", "200"): 2, ("me", "500"): 1},
     }
+
+
+def test_callers_whose_names_are_too_long_to_be_kept_count_together() -> None:
+    metrics = Metrics("me")
+
+    for letter in "ab":
+        metrics.record_call(inbound(caller=letter * (MAX_CALLER + 1)))
+    metrics.record_call(inbound(caller="c" * MAX_CALLER))
+
+    received = recorded(metrics)["dapr_runtime_service_invocation_req_recv_total"]
+    assert received == {("me", OVERFLOW): 2, ("me", "c" * MAX_CALLER): 1}
 
 
 def test_beyond_the_bound_paths_share_what_is_counted_but_statuses_still_show(
