@@ -89,6 +89,20 @@ class TielineError(Exception):
         return f"rpc error: code = {name_of(self.grpc_code)} desc = {self.text}"
 
 
+def untrace(error: BaseException | None) -> None:
+    """Let go of the frames that an error and its causes passed, once it has become an answer.
+
+    They hold what holds the error, such as the future that it came by: left alone, all of a failed call would wait for
+    the garbage collector.
+    """
+    pending = [error]
+    while pending:
+        error = pending.pop()
+        if error is not None and error.__traceback__ is not None:  # else seen already: an error may be its own cause
+            error.__traceback__ = None
+            pending += (error.__cause__, error.__context__)
+
+
 class BadRequest(TielineError):
     """The caller asked for something that cannot be: a bad method, verb, target or body."""
 

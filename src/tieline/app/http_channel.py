@@ -125,7 +125,7 @@ class HttpChannel:
             if slots is not None:
                 slots.release()
             explained = self._explained(error, call.verb, target)
-            if explained is None:
+            if explained is None or explained is error:
                 raise
             raise explained from error
         record.app_s = perf_counter() - began
@@ -177,7 +177,7 @@ class HttpChannel:
             if exchange is not None and isinstance(error, asyncio.CancelledError):
                 exchange.cancel()
             explained = self._explained(error, b"GET", target)
-            if explained is None:
+            if explained is None or explained is error:
                 raise
             raise explained from error
 

@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import Final
 from urllib.parse import unquote
 
-from tieline.errors import BadRequest, Cancelled, GrpcCode, ShuttingDown, TielineError
+from tieline.errors import BadRequest, Cancelled, GrpcCode, ShuttingDown, TielineError, untrace
 from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Cause, Headers, Hop, Invocation, Reply, Request, Target
@@ -59,6 +59,7 @@ class InboundServer:
             if record.duration_s == 0.0:
                 self._observe.failed(record, error)  # it never set out, so nobody has told yet
                 request.drop_body()
+            untrace(error)
             return failure(error)
 
     def _invocation(self, request: Request, record: CallRecord) -> Invocation:

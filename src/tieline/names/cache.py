@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeAlias
 from urllib.parse import quote
 
-from tieline.errors import ResolverFailed, TielineError, UnknownTarget
+from tieline.errors import ResolverFailed, TielineError, UnknownTarget, untrace
 from tieline.model import Endpoint, Target
 from tieline.names.resolver import Resolver, Spawn
 
@@ -232,6 +232,7 @@ class NameCache:
         try:
             found = await self._ask(target)
         except TielineError as error:
+            untrace(error)
             self._land(key, flight, _Miss(error))
         else:
             # One that was forgotten meanwhile may not know yet what made somebody forget it.

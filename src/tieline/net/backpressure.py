@@ -32,6 +32,22 @@ class Source(Protocol):
         """The reader waits for the first time (a sender may be waiting for ``100 Continue``)."""
 
 
+class NoSource:
+    """Stands behind a body whose bytes come from no connection any more."""
+
+    def body_consumed(self, size: int) -> None:
+        """See ``Source``."""
+
+    def body_abandoned(self) -> None:
+        """See ``Source``."""
+
+    def body_wanted(self) -> None:
+        """See ``Source``."""
+
+
+_NO_SOURCE: Final = NoSource()
+
+
 class BodyStream:
     """Bytes between the callbacks of a connection and one reader (see the module)."""
 
@@ -78,6 +94,8 @@ class BodyStream:
         if trailers:
             self.trailers = trailers
         self._ended = True
+        if not self._pieces:
+            self._source = _NO_SOURCE
         self._wake()
 
     def fail(self, error: TielineError) -> None:
@@ -86,6 +104,14 @@ class BodyStream:
             self._error = error
             self._drop()
             self._wake()
+
+    def detach(self, error: TielineError) -> None:
+        """The body broke off if it had not ended, and the connection has no more for it.
+
+        Each holds the other, and both would be left to the garbage collector.
+        """
+        self.fail(error)
+        self._source = _NO_SOURCE
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -132,6 +158,8 @@ class BodyStream:
         size = len(piece)
         self.size -= size
         self._source.body_consumed(size)
+        if self._ended and not pieces:
+            self._source = _NO_SOURCE
         return piece
 
     def abandon(self) -> None:
@@ -150,19 +178,6 @@ class BodyStream:
             self._source.body_consumed(size)
 
 
-class NoSource:
-    """Stands behind a body whose bytes come from no connection any more."""
-
-    def body_consumed(self, size: int) -> None:
-        """See ``Source``."""
-
-    def body_abandoned(self) -> None:
-        """See ``Source``."""
-
-    def body_wanted(self) -> None:
-        """See ``Source``."""
-
-
 def too_large() -> TooLarge:
     """Return the failure of a body over its limit, in the words that clients know (H-60)."""
     return TooLarge(
@@ -175,14 +190,14 @@ def within(body: bytes, limit: int | None) -> bytes | BodyStream:
     """Return a whole body, or in its place one that fails, if it is over the limit."""
     if limit is None or len(body) <= limit:
         return body
-    stream = BodyStream(NoSource())
+    stream = BodyStream(_NO_SOURCE)
     stream.fail(too_large())
     return stream
 
 
 def ended(body: bytes, limit: int | None, trailers: Headers) -> BodyStream:
     """Return a whole body that has trailers, which plain bytes cannot carry."""
-    stream = BodyStream(NoSource(), limit)
+    stream = BodyStream(_NO_SOURCE, limit)
     if body:
         stream.feed(body)
     stream.end(trailers)

@@ -136,7 +136,7 @@ class Http1Client(Paced):
             if ending in (Ending.COMPLETE, Ending.SHORT):
                 body.end()
             else:
-                body.fail(AppBroken(str(exc) if exc is not None else "unexpected EOF"))
+                body.detach(AppBroken(str(exc) if exc is not None else "unexpected EOF"))
         elif self._answer is not None:
             if self._heard:
                 self._fail(AppBroken("unexpected EOF" if exc is None else str(exc)))
@@ -309,7 +309,7 @@ class Http1Client(Paced):
     def _broken(self, error: TielineError) -> None:
         body, self._body = self._body, None
         if body is not None:
-            body.fail(error)
+            body.detach(error)
         self._fail(error)
         self.abort()
         self._finish()
@@ -321,7 +321,7 @@ class Http1Client(Paced):
             answer.exception()  # whoever waited may be gone
         if self._body is not None and isinstance(error, TielineError):
             body, self._body = self._body, None
-            body.fail(error)
+            body.detach(error)
 
     def cancel(self) -> None:
         """Whoever awaited the answer is gone."""

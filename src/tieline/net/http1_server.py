@@ -15,7 +15,7 @@ from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tieline.errors import BadRequest, Cancelled, TielineError
+from tieline.errors import BadRequest, Cancelled, TielineError, untrace
 from tieline.model import MAX_CHUNK, AnyBody, Headers, Opened, Reply
 from tieline.net.backpressure import BodyStream, ended, too_large, within
 from tieline.net.http2_server import Handler, Http2Server
@@ -143,7 +143,7 @@ class Http1Server(Paced):
 
     def _cancel(self) -> None:
         if self._body is not None:
-            self._body.fail(Cancelled("context canceled"))
+            self._body.detach(Cancelled("context canceled"))
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
@@ -341,8 +341,9 @@ class Http1Server(Paced):
                 if self._gone:
                     return
             transport.write(_end(body.trailers, chunked))
-        except TielineError:
+        except TielineError as error:
             # The answer broke off after its head. The only honest sign left is to close before its end.
+            untrace(error)
             self._closing = True
             if not chunked and not self._gone:
                 transport.abort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from tieline.errors import AppBroken, PeerLost, TielineError
@@ -17,6 +18,22 @@ from tieline.wire.http2 import Connection, ErrorCode, Limits, Stream
 
 OUT_WHILE_PAUSED: Final = 65536
 """A server stops reading from a peer that takes nothing while so many bytes of frames wait for it."""
+
+
+class _Nobody:
+    """Hears what a connection still has to say whose socket is gone."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("on_"):
+            return _ignore
+        raise AttributeError(name)
+
+
+def _ignore(*arguments: Any, **named: Any) -> None:
+    return
+
+
+_NOBODY: Final[Any] = _Nobody()
 
 
 class Exchange:
@@ -216,13 +233,15 @@ class Http2Protocol(Buffered):
             stream.closed = 3
             if stream.handler is not None:
                 self.cut_off(stream.handler, PeerLost("connection lost"))
+                stream.handler = None
         self.h2.streams.clear()
+        self.h2.listener = _NOBODY  # each holds the other
 
     def cut_off(self, exchange: Any, error: TielineError) -> None:
         """The exchange is over before its time."""
         exchange.pieces = None  # and if it has not begun, it never will
         if exchange.body is not None:
-            exchange.body.fail(error)
+            exchange.body.detach(error)
         exchange.wake(error)
 
     def close(self) -> None:

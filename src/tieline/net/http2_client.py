@@ -167,6 +167,7 @@ class Http2Client(Http2Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if not self.ready.done():
             error = PeerUnreachable("connection closed before SETTINGS")
             if isinstance(exc, ssl.SSLError):
@@ -316,7 +317,7 @@ class Http2Client(Http2Protocol):
         exchange.cut(ErrorCode.NO_ERROR)
 
     def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
-        exchange = stream.handler
+        exchange, stream.handler = stream.handler, None  # as in ``end``
         if exchange is None:
             return
         error: TielineError
@@ -329,7 +330,7 @@ class Http2Client(Http2Protocol):
         elif code == ErrorCode.NO_ERROR and exchange.answer.done():
             exchange.wake(PeerLost("stream closed"))  # if the answer is complete, only our upload is not wanted
             if exchange.body is not None:
-                exchange.body.fail(StreamCut(code))
+                exchange.body.detach(StreamCut(code))
             return
         else:
             error = StreamCut(code)

@@ -78,7 +78,10 @@ class Http2Pool:
             peer.dialling = spawn(self._dial(peer, key, host, port), name="dial")
         waiter: asyncio.Future[Http2Client] = asyncio.get_running_loop().create_future()
         peer.waiting.append(waiter)
-        return await waiter
+        try:
+            return await waiter
+        finally:
+            del waiter  # with an error it would hold this frame, which holds it
 
     async def _dial(self, peer: _Peer, key: Key, host: str, port: int) -> None:
         def gone(connection: Http2Client) -> None:

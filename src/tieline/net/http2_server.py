@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from tieline.errors import Cancelled, TielineError
+from tieline.errors import Cancelled, TielineError, untrace
 from tieline.model import AnyBody, Opened, Reply, Request
 from tieline.net.http2 import Exchange, Http2Protocol
 from tieline.net.tunnel import Flow, drain
@@ -201,8 +201,9 @@ class Http2Server(Http2Protocol):
             self.h2.send_response(exchange.stream, reply.status, reply.headers, end=False)
             self.kick()
             await exchange.send_body(body)
-        except TielineError:
+        except TielineError as error:
             # The answer broke off after its head: the only honest sign left is a reset.
+            untrace(error)
             exchange.cut(ErrorCode.INTERNAL_ERROR)
         finally:
             body.abandon()

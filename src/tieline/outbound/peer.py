@@ -91,6 +91,8 @@ class PeerCaller:
                     except asyncio.CancelledError:
                         exchange.cancel()
                         raise
+                    finally:
+                        del exchange  # with an error it would hold this frame, which holds it
                 else:
                     reply = await connection.request(fields, call.body)
                 if reply.status == 500:

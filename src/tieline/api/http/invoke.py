@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from tieline.api.http.errors import api_error, invocation_failed, text_error
 from tieline.api.http.tracing import Tracer, put_back
-from tieline.errors import AppBroken, GrpcCode, TielineError
+from tieline.errors import AppBroken, GrpcCode, TielineError, untrace
 from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Invocation, Reply, Request, Target
@@ -152,6 +152,7 @@ class Invoke:
                 self._not_sent(record, error)
                 request.drop_body()
             reply = invocation_failed(error, target.addressed)
+            untrace(error)
         else:
             reply.headers = to_caller(reply.headers)
             status = reply.status
