@@ -8,7 +8,7 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from tieline.errors import AppBroken, Cancelled, PeerLost, PeerRefused, PeerUnreachable, TielineError
 from tieline.model import AnyBody, Cause, Headers, Reply, Request
@@ -23,14 +23,27 @@ from tieline.wire.websocket import without_handshake
 
 log = logging.getLogger("dapr.runtime")
 
-SETTINGS_WITHIN_S: Final = 5.0
-"""How long a server may take to send its SETTINGS; then it counts as unreachable."""
-PING_AFTER_S: Final = 30.0
-"""An idle connection is asked for a sign of life so often."""
-PING_WITHIN_S: Final = 10.0
-"""How long the answer may take; then the connection counts as lost."""
-IDLE_S: Final = 180.0
-"""A connection without calls is closed after this time."""
+
+class Upkeep(NamedTuple):
+    """How a connection is looked after; times in seconds.
+
+    Attributes:
+        settings_within_s: How long a server may take to send its SETTINGS; then it counts as unreachable.
+        ping_after_s: A connection so long without calls is asked for a sign of life, again and again; ``None`` for
+            never: gRPC servers hang up on clients that ask without need.
+        ping_within_s: How long the answer may take; then the connection counts as lost.
+        idle_s: A connection without calls is closed after this time.
+        look_every_s: How often it is looked at if nothing else is due.
+    """
+
+    settings_within_s: float = 5.0
+    ping_after_s: float | None = 30.0
+    ping_within_s: float = 10.0
+    idle_s: float = 180.0
+    look_every_s: float = 30.0
+
+
+UPKEEP: Final = Upkeep()
 _NO_HTTP2_HINT: Final = "another program has the port of the sidecar that was known there"
 
 
@@ -70,10 +83,23 @@ class Http2Client(Http2Protocol):
 
     Attributes:
         ready: Done when the server's SETTINGS are in force; fails if they do not come.
+
+    Args:
+        is_spare: Says whether an idle connection may be closed; ``None`` for any.
     """
 
-    def __init__(self, *, limits: Limits, native: bool, on_gone: Callable[[Http2Client], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        native: bool,
+        on_gone: Callable[[Http2Client], None] | None = None,
+        upkeep: Upkeep = UPKEEP,
+        is_spare: Callable[[Http2Client], bool] | None = None,
+    ) -> None:
         super().__init__(client=True, limits=limits, native=native)
+        self._upkeep = upkeep
+        self._is_spare = is_spare
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._on_gone = on_gone
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -94,11 +120,13 @@ class Http2Client(Http2Protocol):
     # ── life ───────────────────────────────────────────────────────────────────────────────────────
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._timer = self._loop.call_later(SETTINGS_WITHIN_S, self._no_settings)
+        self._timer = self._loop.call_later(self._upkeep.settings_within_s, self._no_settings)
 
     def _no_settings(self) -> None:
         if not self.ready.done():
-            self.ready.set_exception(PeerUnreachable("no SETTINGS from the server in 5 s"))
+            self.ready.set_exception(
+                PeerUnreachable(f"no SETTINGS from the server in {self._upkeep.settings_within_s:g} s")
+            )
             self.ready.exception()
         self.abort()
 
@@ -106,7 +134,7 @@ class Http2Client(Http2Protocol):
         if not self.ready.done():
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_later(PING_AFTER_S, self._look_after)
+            self._timer = self._loop.call_later(self._upkeep.look_every_s, self._look_after)
             self.ready.set_result(None)
         self._admit()
 
@@ -114,16 +142,18 @@ class Http2Client(Http2Protocol):
         """Close an idle connection in the end; ask a quiet one for a sign of life before."""
         if self.lost:
             return
+        upkeep = self._upkeep
         idle = self._loop.time() - self._last_used
-        if self._ping_sent or (not self.load and idle >= IDLE_S):
+        too_old = not self.load and idle >= upkeep.idle_s
+        if self._ping_sent or (too_old and (self._is_spare is None or self._is_spare(self))):
             self._retire()
             return
-        wait = PING_AFTER_S
-        if idle >= PING_AFTER_S:
+        wait = upkeep.look_every_s
+        if upkeep.ping_after_s is not None and idle >= upkeep.ping_after_s:
             self._ping_sent = True
             self.h2.ping(b"tieline\0")
             self.kick()
-            wait = PING_WITHIN_S
+            wait = upkeep.ping_within_s
         self._timer = self._loop.call_later(wait, self._look_after)
 
     def _retire(self) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+import ssl
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from tieline.errors import PeerUnreachable, TielineError
-from tieline.model import Endpoint
-from tieline.net.dial_text import reason_text
-from tieline.net.http2_client import Http2Client
+from tieline.model import Cause, Endpoint
+from tieline.net.dial_text import reason_text, tls_text
+from tieline.net.http2_client import UPKEEP, Http2Client, Upkeep
 from tieline.net.loop import connect
 from tieline.net.tasks import spawn
 from tieline.wire.http2 import Limits
 
 CONNECT_WITHIN_S: Final = 5.0
+"""For TCP and TLS; the server's SETTINGS have their own time."""
 CALLS_A_CONNECTION: Final = 2048
 """Calls in progress on one connection before another is opened."""
 CONNECTIONS_A_PEER: Final = 32
@@ -38,11 +40,35 @@ class Http2Pool:
     """Connections by peer.
 
     The key is the address **and** whom one means to reach there, so that a connection never serves two identities.
+
+    Args:
+        upkeep: How long connections are waited for, and kept.
+        connect_within_s: For TCP and TLS.
+        tls: Makes the TLS settings when the first connection is opened; ``None`` for none.
+        more_when_full: Whether a server that allows fewer streams than there are calls gets further connections; else
+            calls wait for a stream (G-6).
+        keeps_last: Whether the only connection to a server stays open however long it is idle.
     """
 
-    def __init__(self, *, native: bool, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        native: bool,
+        limits: Limits | None = None,
+        upkeep: Upkeep = UPKEEP,
+        connect_within_s: float = CONNECT_WITHIN_S,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        more_when_full: bool = True,
+        keeps_last: bool = False,
+    ) -> None:
         self._native = native
         self._limits = limits or Limits()
+        self._upkeep = upkeep
+        self._connect_within_s = connect_within_s
+        self._make_tls = tls
+        self._tls: ssl.SSLContext | None = None
+        self._more_when_full = more_when_full
+        self._keeps_last = keeps_last
         self._peers: dict[Key, _Peer] = {}
 
     @property
@@ -66,22 +92,30 @@ class Http2Pool:
             PeerUnreachable: There is none to be had; nothing was sent.
         """
         key = key if key is not None else (host, port)
-        connection = self.ready(key)
-        if connection is not None:
-            return connection
-        peer = self._peers.get(key)
-        if peer is None:
-            peer = self._peers[key] = _Peer()
-        if len(peer.connections) >= CONNECTIONS_A_PEER:
-            return min(peer.connections, key=lambda one: one.load)
-        if peer.dialling is None:
-            peer.dialling = spawn(self._dial(peer, key, host, port), name="dial")
-        waiter: asyncio.Future[Http2Client] = asyncio.get_running_loop().create_future()
-        peer.waiting.append(waiter)
-        try:
-            return await waiter
-        finally:
-            del waiter  # with an error it would hold this frame, which holds it
+        while True:
+            connection = self.ready(key)
+            if connection is not None:
+                return connection
+            peer = self._peers.get(key)
+            if peer is None:
+                peer = self._peers[key] = _Peer()
+            if peer.connections:
+                least = min(peer.connections, key=lambda one: one.load)
+                if len(peer.connections) >= CONNECTIONS_A_PEER or (
+                    not self._more_when_full and least.load < CALLS_A_CONNECTION and least.usable
+                ):
+                    return least
+            if peer.dialling is None:
+                peer.dialling = spawn(self._dial(peer, key, host, port), name="dial")
+            waiter: asyncio.Future[Http2Client] = asyncio.get_running_loop().create_future()
+            peer.waiting.append(waiter)
+            try:
+                connection = await waiter
+            finally:
+                del waiter  # with an error it would hold this frame, which holds it
+            # Of many that waited for it the first fill it: the rest go on to the next.
+            if connection.load < CALLS_A_CONNECTION:
+                return connection
 
     async def _dial(self, peer: _Peer, key: Key, host: str, port: int) -> None:
         def gone(connection: Http2Client) -> None:
@@ -90,10 +124,8 @@ class Http2Pool:
         error: TielineError | None = None
         connection: Http2Client | None = None
         try:
-            async with asyncio.timeout(CONNECT_WITHIN_S):
-                made = await connect(
-                    lambda: Http2Client(limits=self._limits, native=self._native, on_gone=gone), host, port
-                )
+            async with asyncio.timeout(self._connect_within_s):
+                made = await connect(lambda: self._make(key, gone), host, port, tls=self._tls_settings())
             assert isinstance(made, Http2Client)
             await made.ready
             connection = made
@@ -101,11 +133,7 @@ class Http2Pool:
             error = PeerUnreachable(failure.text, Endpoint(host, port), hint=failure.hint)
             error.cause = failure.cause
         except OSError as failure:
-            shown = Endpoint(host, port)
-            text = (
-                f'connection error: desc = "transport: Error while dialing: dial tcp {shown}: {reason_text(failure)}"'
-            )
-            error = PeerUnreachable(text, shown)
+            error = _unreachable(failure, Endpoint(host, port))
         except BaseException as failure:
             error = PeerUnreachable(f"connection error: {failure}", Endpoint(host, port))
             raise
@@ -126,6 +154,25 @@ class Http2Pool:
                     else:
                         waiter.set_exception(error)
 
+    def _make(self, key: Key, gone: Callable[[Http2Client], None]) -> Http2Client:
+        def is_spare(_: Http2Client) -> bool:
+            peer = self._peers.get(key)
+            # Those that are closing already do not count.
+            return peer is None or sum(one.usable for one in peer.connections) > 1
+
+        return Http2Client(
+            limits=self._limits,
+            native=self._native,
+            on_gone=gone,
+            upkeep=self._upkeep,
+            is_spare=is_spare if self._keeps_last else None,
+        )
+
+    def _tls_settings(self) -> ssl.SSLContext | None:
+        if self._tls is None and self._make_tls is not None:
+            self._tls = self._make_tls()
+        return self._tls
+
     def _gone(self, key: Key, connection: Http2Client) -> None:
         peer = self._peers.get(key)
         if peer is not None and connection in peer.connections:
@@ -141,3 +188,15 @@ class Http2Pool:
                 peer.dialling.cancel()
             for connection in list(peer.connections):
                 connection.close()
+
+
+def _unreachable(error: OSError, endpoint: Endpoint) -> PeerUnreachable:
+    """Say in the words of gRPC's client why a connection could not be opened."""
+    if isinstance(error, ssl.SSLError):
+        failure = PeerUnreachable(
+            f'connection error: desc = "transport: authentication handshake failed: {tls_text(error)}"', endpoint
+        )
+        failure.cause = Cause.PEER_TLS
+        return failure
+    text = f'connection error: desc = "transport: Error while dialing: dial tcp {endpoint}: {reason_text(error)}"'
+    return PeerUnreachable(text, endpoint)
