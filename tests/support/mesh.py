@@ -14,10 +14,15 @@ import tempfile
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tests.support.app import App, Handler
 from tests.support.http1 import Answer, ask
+
+if TYPE_CHECKING:  # grpcio is imported by the tests that use it
+    from tests.support.grpc_app import Answer as RpcAnswer
+    from tests.support.grpc_app import GrpcApp, GrpcClient
+    from tests.support.grpc_app import Handler as RpcHandler
 
 START_S = 15.0
 """How long a sidecar may take to say that it is healthy, on a busy machine."""
@@ -125,6 +130,7 @@ class Sidecar(Process):
 
     Attributes:
         port: Of its HTTP API.
+        grpc: Port of its gRPC API.
         internal: Port for other sidecars.
     """
 
@@ -136,11 +142,13 @@ class Sidecar(Process):
         environ: Mapping[str, str],
         *,
         port: int,
+        grpc: int,
         internal: int,
     ) -> None:
         super().__init__(app_id, command, log, environ)
         self.app_id = app_id
         self.port = port
+        self.grpc = grpc
         self.internal = internal
 
     async def healthy(self, path: str = "/v1.0/healthz", within_s: float = START_S) -> None:
@@ -197,7 +205,7 @@ class Mesh:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._processes: list[Process] = []
-        self._apps: list[App] = []
+        self._apps: list[App | GrpcApp | GrpcClient] = []
         self.state = folder / "state"
         self.state.mkdir()
 
@@ -215,12 +223,36 @@ class Mesh:
         self._apps.append(app)
         return app
 
+    async def grpc_app(
+        self,
+        answers: dict[str, RpcAnswer | RpcHandler] | None = None,
+        *,
+        port: int = 0,
+        max_streams: int | None = None,
+    ) -> GrpcApp:
+        """Start a gRPC app in this process."""
+        from tests.support.grpc_app import GrpcApp
+
+        app = GrpcApp(answers, max_streams=max_streams)
+        await app.start(port)
+        self._apps.append(app)
+        return app
+
+    def grpc_client(self, sidecar: Sidecar | int) -> GrpcClient:
+        """Return a client, on a connection of its own, of a sidecar's gRPC API or any other port."""
+        from tests.support.grpc_app import GrpcClient
+
+        client = GrpcClient(sidecar if isinstance(sidecar, int) else sidecar.grpc)
+        self._apps.append(client)
+        return client
+
     async def sidecar(
         self,
         app_id: str,
-        app: App | int | None = None,
+        app: App | GrpcApp | int | None = None,
         *flags: str,
         port: int = 0,
+        grpc: int = 0,
         internal: int = 0,
         environ: Mapping[str, str] | None = None,
         quiet: bool = True,
@@ -230,14 +262,16 @@ class Mesh:
     ) -> Sidecar:
         """Start a sidecar, and wait until it is ready unless ``wait`` is ``None``.
 
+        An app other than ``App`` and ``GrpcApp`` is told by its port, and its protocol by a flag.
         ``quiet``: it makes no call of its own to the app. ``mdns``: it may find, and be found by, the sidecars of
         other tests; only for a network of the test's own.
         """
         port = port or free_port()
+        grpc = grpc or free_port()
         internal = internal or free_port()
         command = [
             sys.executable, *main, "--app-id", app_id, "--dapr-http-port", str(port),
-            "--dapr-grpc-port", str(free_port()), "--dapr-internal-grpc-port", str(internal),
+            "--dapr-grpc-port", str(grpc), "--dapr-internal-grpc-port", str(internal),
             "--metrics-port", str(free_port()),
         ]  # fmt: skip
         if not mdns:
@@ -245,11 +279,14 @@ class Mesh:
         if quiet:
             command += ["--disable-init-endpoints", "config"]
         if app is not None:
-            command += ["--app-port", str(app.port if isinstance(app, App) else app)]
+            command += ["--app-port", str(app if isinstance(app, int) else app.port)]
+            if not isinstance(app, App | int):
+                command += ["--app-protocol", "grpc"]
         log = self._folder / f"{len(self._processes)}-{app_id}.log"
         sidecar = Sidecar(
-            app_id, [*command, *flags], log, {**self.environ, **(environ or {})}, port=port, internal=internal
-        )
+            app_id, [*command, *flags], log, {**self.environ, **(environ or {})},
+            port=port, grpc=grpc, internal=internal,
+        )  # fmt: skip
         self._processes.append(sidecar)
         if wait is not None:
             await sidecar.healthy(wait)
