@@ -433,6 +433,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run with the process's own arguments; no traceback for what a user can put right."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or what was started would stay
     try:
         return run(parse_arguments(sys.argv[1:]))
     except BenchError as error:
