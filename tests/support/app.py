@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from tests.support.http1 import Broken, Fields, find, read_chunk, read_fields
 
+IDLE_WHILE_DRAINING_S = 1.0
+
 
 class Exchange:
     """One request, and the means to answer it.
@@ -194,10 +196,16 @@ class App:
         return not writer.is_closing() and not self._draining
 
     async def drain(self) -> None:
-        """Accept no more, close idle connections, and return when what is in progress is over."""
+        """Accept no more, and return when what is in progress is over.
+
+        A connection is closed with its next answer, as its head says; one that stays idle is closed after a while: no
+        request can cross that but one that took just as long.
+        """
         self._draining = True
         if self._server is not None:
             self._server.close()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=IDLE_WHILE_DRAINING_S)
         for writer, reader in list(self._idle.items()):
             if not reader._buffer:  # type: ignore[attr-defined]  # else a request has come already, and is answered
                 writer.close()
