@@ -136,6 +136,8 @@ class CallRecord:
     """Path of the request at the HTTP API, percent-encoded as sent; empty at the callee."""
     streamed: bool = False
     """The caller declared no length of its body."""
+    api_rpc: bytes = b""
+    """Path of the RPC by which it came to the gRPC API, as sent; empty for one that came otherwise."""
     api_verb: bytes = b""
     """Verb of that request, where it is not ``verb``, which the app will see."""
     resolver: str = ""
@@ -155,6 +157,8 @@ class CallRecord:
     hint: str = ""
     detail: str = ""
     """The text of the failure, as the caller is given it."""
+    streaming: bool = False
+    """A proxied call that its client calls a stream (``dapr-stream``)."""
     trace_id: bytes = b""
     """32 lower-case hex digits, or empty without tracing."""
     request_bytes: int = 0

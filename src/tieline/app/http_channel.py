@@ -82,6 +82,11 @@ class HttpChannel:
             self._transport = http1_transport(dialler, host=authority, max_head=max(MAX_ANSWER_HEAD, read_buffer))
 
     @property
+    def slots(self) -> Slots | None:
+        """Who may call now; ``None`` if there is no limit."""
+        return self._slots
+
+    @property
     def waiting(self) -> int | None:
         """Calls that wait for a slot; ``None`` if there is no limit (H-115)."""
         return None if self._slots is None else self._slots.waiting

@@ -22,6 +22,13 @@ class Slots:
         """Calls that wait for a slot."""
         return len(self._waiting)
 
+    def take(self) -> bool:
+        """Take a slot if one is free."""
+        if self._free > 0:
+            self._free -= 1
+            return True
+        return False
+
     async def acquire(self) -> None:
         """Take a slot, waiting for one if need be; cancelling gives it back."""
         if self._free > 0:

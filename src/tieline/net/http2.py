@@ -42,6 +42,8 @@ class Exchange:
     Defaults are class attributes: most calls are whole from the start and need none of this.
     """
 
+    relays = False
+    """Whether it is a lane of ``net.relay``, which takes frames as they come."""
     body: BodyStream | None = None
     pieces: list[bytes] | None = None
     """What came in the same read as the head, until it is known whether it is everything."""
@@ -231,9 +233,13 @@ class Http2Protocol(Buffered):
         self.lost = True
         for stream in list(self.h2.streams.values()):
             stream.closed = 3
-            if stream.handler is not None:
-                self.cut_off(stream.handler, PeerLost("connection lost"))
-                stream.handler = None
+            handler, stream.handler = stream.handler, None
+            if handler is None:
+                continue
+            if handler.relays:
+                handler.on_lost()
+            else:
+                self.cut_off(handler, PeerLost("connection lost"))
         self.h2.streams.clear()
         self.h2.listener = _NOBODY  # each holds the other
 
@@ -260,6 +266,9 @@ class Http2Protocol(Buffered):
         if exchange is None:
             self.h2.consumed(stream, len(data))
             return
+        if exchange.relays:
+            exchange.on_data(data, end)
+            return
         body = exchange.body
         if body is not None:
             if data:
@@ -282,6 +291,9 @@ class Http2Protocol(Buffered):
     def on_trailers(self, stream: Stream, headers: Headers) -> None:
         exchange = stream.handler
         if exchange is None:
+            return
+        if exchange.relays:
+            exchange.on_trailers(headers)
             return
         if exchange.body is None:
             self.begin(exchange, exchange.begin_stream(self._max_body))

@@ -302,6 +302,9 @@ class Http2Client(Http2Protocol):
     # ── answers ────────────────────────────────────────────────────────────────────────────────────
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
         exchange = stream.handler
+        if exchange.relays:
+            exchange.on_head(status, headers, end)
+            return
         if exchange.up is not None and self._becomes_tunnel(exchange, status, headers, end):
             return
         exchange.reply = Reply(status, headers)
@@ -349,6 +352,9 @@ class Http2Client(Http2Protocol):
     def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
         exchange, stream.handler = stream.handler, None  # as in ``end``
         if exchange is None:
+            return
+        if exchange.relays:
+            exchange.on_reset(code, local=local, unprocessed=unprocessed)
             return
         error: TielineError
         if unprocessed:

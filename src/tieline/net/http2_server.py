@@ -20,6 +20,13 @@ log = logging.getLogger("dapr.runtime.http")
 Handler = Callable[[Request], Awaitable[Reply]]
 """Answers a request. Errors become replies inside; only cancellation comes out."""
 
+Takes = Callable[["Http2Server", Stream, Request, bool], bool]
+"""Takes a request over, or returns False to have it answered by a ``Handler``.
+
+Args: the connection, the stream, the request without its body, whether it has none. Who takes it over makes itself the
+stream's handler before it returns (see ``net.relay``), or has answered.
+"""
+
 SETTINGS_WITHIN_S: Final = 2.0
 """How long a peer may take to send its SETTINGS (H-4)."""
 UNWANTED_BYTES: Final = 4 << 20
@@ -78,10 +85,18 @@ class Http2Server(Http2Protocol):
     """
 
     def __init__(
-        self, handler: Handler, *, limits: Limits, native: bool, members: set[Any], max_body: int | None = None
+        self,
+        handler: Handler,
+        *,
+        limits: Limits,
+        native: bool,
+        members: set[Any],
+        max_body: int | None = None,
+        takes: Takes | None = None,
     ) -> None:
         super().__init__(client=False, limits=limits, native=native, max_body=max_body)
         self.handler = handler
+        self._takes = takes
         self._members = members
         self._timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -119,6 +134,8 @@ class Http2Server(Http2Protocol):
         else:
             # Between Tielines the fields are an HTTP/1.1 request's, line for line; from others they are HTTP/2's.
             request.headers = join_cookies(request.headers)
+        if self._takes is not None and self._takes(self, stream, request, end):
+            return
         exchange = stream.handler = ServerExchange(self, stream, request)
         if end:
             self.begin(exchange, b"")
@@ -234,8 +251,11 @@ class Http2Server(Http2Protocol):
         self._loop.call_later(UNWANTED_WITHIN_S, exchange.stop)
 
     def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
-        if stream.handler is not None:
-            self.cut_off(stream.handler, Cancelled("context canceled"))
+        handler = stream.handler
+        if handler is not None and handler.relays:
+            handler.on_reset(code, local=local, unprocessed=unprocessed)
+        elif handler is not None:
+            self.cut_off(handler, Cancelled("context canceled"))
         if self.h2.draining:
             self.kick()
 

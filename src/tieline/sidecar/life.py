@@ -152,7 +152,8 @@ class Sidecar:
         names = self._names = NameCache(resolvers, spawn=spawn)
         await names.start()
         self._dispatch = parts.make_dispatch(names)
-        await listeners.serve_internal(parts.make_inbound())
+        proxied = parts.proxying.make_calls(traced=parts.tracer.enabled)
+        await listeners.serve_internal(parts.make_inbound(), proxied.takes)
         await listeners.serve_api(parts.make_api(self._dispatch, self._shutdown_asked))
         await listeners.serve_public(parts.make_public_api())
         if settings.enable_metrics:

@@ -15,7 +15,7 @@ from tieline.errors import StartError
 from tieline.inbound.server import InboundServer
 from tieline.names.host import own_internal_port
 from tieline.net.http1_server import Http1Server, ServerOptions
-from tieline.net.http2_server import Handler, Http2Server
+from tieline.net.http2_server import Handler, Http2Server, Takes
 from tieline.net.listener import Listener
 from tieline.wire.http2 import Limits
 
@@ -101,10 +101,12 @@ class Listeners:
             ) from error
 
     # ── serving ────────────────────────────────────────────────────────────────────────────────────
-    async def serve_internal(self, server: InboundServer) -> None:
-        """Answer other sidecars."""
+    async def serve_internal(self, server: InboundServer, takes: Takes) -> None:
+        """Answer other sidecars; ``takes`` gets their proxied calls."""
         members = self.internal.members
-        await self.internal.accept(lambda: Http2Server(server, limits=INTERNAL_LIMITS, native=True, members=members))
+        await self.internal.accept(
+            lambda: Http2Server(server, limits=INTERNAL_LIMITS, native=True, members=members, takes=takes)
+        )
         log.info("Internal gRPC server is running on port %d", self.internal.port)
 
     async def serve_api(self, api: HttpApi) -> None:

@@ -18,6 +18,7 @@ from tieline.api.http.tracing import Tracer
 from tieline.app.channel import AppChannel, ChannelNotBuilt
 from tieline.app.health import Prober
 from tieline.app.http_channel import HttpChannel
+from tieline.app.rpc_route import AnyNumber
 from tieline.config.api_lists import ApiLists
 from tieline.config.configuration import Configuration
 from tieline.config.outbound_proxy import read_proxies
@@ -36,6 +37,7 @@ from tieline.outbound.external import External
 from tieline.outbound.invoke import Dispatch, Local, outbound
 from tieline.outbound.peer import PEER_LIMITS, PeerCaller
 from tieline.sidecar.naming import knows_namespaces
+from tieline.sidecar.proxying import Proxying
 from tieline.telemetry.access_log import FailureLog
 from tieline.telemetry.api_log import ApiLog
 from tieline.telemetry.measure import make_metrics
@@ -95,6 +97,12 @@ class Parts:
         self.channel = self._make_channel()
         self.prober = self._make_prober()
         self.peers = Http2Pool(native=True, limits=PEER_LIMITS)
+        self.proxying = Proxying(
+            settings,
+            channel=self.channel if isinstance(self.channel, HttpChannel) or self.channel is None else AnyNumber(),
+            peers=self.peers,
+            over=self.observe_proxied,
+        )
         self.external = External(
             max_concurrency=settings.app_max_concurrency, proxies=self._proxies, leads_back=leads_back
         )
@@ -161,6 +169,13 @@ class Parts:
             # The app's own errors too, as dashboards for daprd expect it (O-28), but those of whole requests only.
             if self._counts_errors and failed and (record.cause is not None or not record.streamed):
                 metrics.count_error(TielineError.code, category_of(TielineError.code))
+        if record.cause is not None:
+            self._failures.log_failure(record)
+
+    def observe_proxied(self, record: CallRecord) -> None:
+        """Take note of a proxied call that is over."""
+        if self.metrics is not None:
+            self.metrics.record_proxied(record)
         if record.cause is not None:
             self._failures.log_failure(record)
 
@@ -248,6 +263,7 @@ class Parts:
     async def aclose(self) -> None:
         """Let go of all connections that calls went over; there are no calls any more."""
         self.peers.close()
+        self.proxying.close()
         self.external.close()
         if self.channel is not None:
             await self.channel.aclose()

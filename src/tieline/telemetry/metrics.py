@@ -46,6 +46,7 @@ MAX_CALLER: Final = 256
 """Characters of a caller's app ID; callers with longer ones are counted together."""
 
 _VERBS: Final = frozenset({b"GET", b"PUT", b"POST", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS", b"CONNECT", b"TRACE"})
+_TYPES: Final = ("unary", "streaming")
 _APP_FAILED: Final = frozenset({Cause.APP_UNREACHABLE, Cause.APP_BROKEN})
 _BEFORE_RECEIPT: Final = frozenset({Cause.DENIED, Cause.APP_MISSING})
 """A call that ends so at the callee was refused before it counts as received (H-43)."""
@@ -121,8 +122,8 @@ class Metrics:
         self._other_methods = self._client_paths.otherwise
         self._server: dict[tuple[bytes, int, str], _Server] = {}
         self._client: dict[tuple[bytes, int, str], _Client] = {}
-        self._sent: dict[str, Counter] = {}
-        self._answered: dict[tuple[str, int], _Answered] = {}
+        self._sent: dict[tuple[str, bool], Counter] = {}
+        self._answered: dict[tuple[str, int, bool], _Answered] = {}
         self._received: dict[str, Counter] = {}
         self._returned: dict[tuple[str, int], Counter] = {}
         self._add_http()
@@ -173,12 +174,19 @@ class Metrics:
                 record.response_bytes,
             )
             if not record.local:
-                self._record_outbound(record)
+                self._record_outbound(record, record.status)
                 return
         if record.app_s:
             self._count_client(record, record.status, record.app_s)
         elif record.cause in _APP_FAILED:
             self._count_client(record, 500, 0.0)
+
+    def record_proxied(self, record: CallRecord) -> None:
+        """Count a proxied call that is over: at the caller as service invocation, at the callee if it failed there."""
+        if record.cause is not None:
+            self._count_failure(record)
+        if not record.inbound and not record.local:
+            self._record_outbound(record, record.rpc_code)
 
     def record_request(
         self, verb: bytes, path: bytes, status: int, duration_s: float, request_bytes: int, response_bytes: int
@@ -231,19 +239,21 @@ class Metrics:
         if self._counts_codes:
             self._error_codes.child(self._app_id, category, code).value += 1
 
-    def _record_outbound(self, record: CallRecord) -> None:
+    def _record_outbound(self, record: CallRecord, status: int) -> None:
         attempts = record.attempts
         if not attempts or record.target is None:
             return
         external = record.external
         peer = external or record.target.app_id
-        sent = self._sent.get(peer) or self._add_sent(peer)
+        streaming = record.streaming
+        sent = self._sent.get((peer, streaming)) or self._add_sent(peer, streaming)
         sent.value += len(attempts)
         last = attempts[-1]
         # A body that broke off does not take back that there was an answer.
         answered = record.cause is None or last.outcome == "ok"
         if answered:
-            count, latency = self._answered.get((peer, record.status)) or self._add_answered(peer, record.status)
+            found = self._answered.get((peer, status, streaming)) or self._add_answered(peer, status, streaming)
+            count, latency = found
             count.value += 1
             # The time of the last attempt, with fractions: it is the one that was answered.
             milliseconds = (record.started + record.duration_s - last.started) * 1000
@@ -324,13 +334,13 @@ class Metrics:
         )
         return _keep(self._client, (verb, status, path), made)
 
-    def _add_sent(self, peer: str) -> Counter:
-        return _keep(self._sent, peer, self._request_sent.child(self._app_id, peer, "unary"))
+    def _add_sent(self, peer: str, streaming: bool) -> Counter:
+        return _keep(self._sent, (peer, streaming), self._request_sent.child(self._app_id, peer, _TYPES[streaming]))
 
-    def _add_answered(self, peer: str, status: int) -> _Answered:
-        count = self._response_received.child(self._app_id, peer, str(status), "unary")
+    def _add_answered(self, peer: str, status: int, streaming: bool) -> _Answered:
+        count = self._response_received.child(self._app_id, peer, str(status), _TYPES[streaming])
         latency = self._response_latencies.child(self._app_id, peer, str(status))
-        return _keep(self._answered, (peer, status), _Answered(count, latency))
+        return _keep(self._answered, (peer, status, streaming), _Answered(count, latency))
 
     def _add_received(self, caller: str) -> Counter:
         return _keep(self._received, caller, self._request_received.child(self._app_id, caller))

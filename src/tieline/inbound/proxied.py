@@ -1,0 +1,153 @@
+"""Proxied calls that another sidecar makes to our app: sent on to it as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+from tieline.errors import BadRequest, GrpcCode, TielineError
+from tieline.model import CallRecord, Cause, Hop, Request, Target
+from tieline.net.deadlines import Deadlines
+from tieline.net.http2_server import Http2Server
+from tieline.net.relay import Relay, Route, refuse
+from tieline.wire.grpc.proxied import BadTimeout, Head
+from tieline.wire.grpc.status import CONTENT_TYPE
+from tieline.wire.grpc.trace import TRACE_BIN
+from tieline.wire.http2 import Stream
+from tieline.wire.method_path import check, clean
+
+_INTERNALS: Final = b"/dapr.proto.internals."
+_RUNTIME: Final = b"/dapr.proto.runtime."
+_REFLECTION: Final = b"/grpc.reflection."
+_NATIVE: Final = (b"tieline-invoke", b"1")
+_PLAIN_TYPE: Final = (b"content-type", CONTENT_TYPE)
+NO_TARGET: Final = "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
+NO_TARGET_UNTRACED: Final = "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
+
+Allows = Callable[[CallRecord, bytes], None]
+"""Says whether a caller may call a normalised full method (G-85); raises ``TielineError`` if not."""
+
+
+class ProxiedCalls:
+    """Takes proxied calls at the internal port.
+
+    Args:
+        app_id, namespace: The sidecar's own: calls that mean another app are refused (G-75).
+        app: The way to our own app.
+        over: Is told of each call that never sets out.
+        traced: See ``outbound.proxy.Proxy``; so are ``deadlines`` and ``app_token``.
+        allows: Access control; ``None`` without any.
+    """
+
+    def __init__(
+        self,
+        *,
+        app_id: str,
+        namespace: str,
+        app: Route,
+        over: Callable[[CallRecord], None],
+        deadlines: Deadlines,
+        traced: bool,
+        app_token: str,
+        allows: Allows | None = None,
+    ) -> None:
+        self._app_id = app_id.encode("utf-8", "surrogateescape")
+        self._mine = frozenset(name.encode("utf-8", "surrogateescape") for name in (app_id, f"{app_id}.{namespace}"))
+        self._target = Target(app_id, namespace, app_id)
+        self._app = app
+        self._over = over
+        self._deadlines = deadlines
+        self._traced = traced
+        self._app_token = app_token.encode()
+        self._allows = allows
+
+    def takes(self, connection: Http2Server, stream: Stream, request: Request, end: bool) -> bool:
+        """Take over a request if it is a proxied call; see ``net.http2_server.Takes``."""
+        headers = request.headers
+        path = request.path
+        if (
+            request.verb != b"POST"
+            or (request.native and _NATIVE in headers)
+            or path.startswith((_INTERNALS, _REFLECTION))
+            or not (_PLAIN_TYPE in headers or _is_rpc(request))
+        ):
+            return False
+        if request.query is not None:
+            path += b"?" + request.query
+        record = CallRecord()
+        record.started = perf_counter()
+        record.inbound = True
+        record.target = self._target
+        record.verb = b"POST"
+        record.method = path
+        try:
+            head = self._read(path, request, record)
+        except TielineError as error:
+            refuse(connection, stream, error, record)
+            self._over(record)
+            return True
+        Relay(self._app, head.fields, record).begin(
+            connection, stream, end=end, deadlines=self._deadlines, timeout=head.timeout
+        )
+        return True
+
+    def _read(self, path: bytes, request: Request, record: CallRecord) -> Head:
+        """Return the head of the call to our app.
+
+        Raises:
+            TielineError: It is not to be made.
+        """
+        try:
+            head = Head(path, request.headers)
+        except BadTimeout as error:
+            raise BadRequest(f"malformed grpc-timeout: {error}", grpc_code=GrpcCode.INTERNAL) from error
+        noted = head.noted
+        caller = noted.get(b"dapr-caller-app-id", (b"",))[-1]
+        namespace = noted.get(b"dapr-caller-namespace", (b"",))[-1]
+        record.caller = caller.decode("utf-8", "replace")
+        record.caller_namespace = namespace.decode("utf-8", "replace")
+        record.trace_id = noted.get(b"traceparent", (b"",))[-1][3:35]
+        self._check_target(head, path)
+        check(path)
+        if self._allows is not None:
+            self._allows(record, clean(path))
+        fields = head.fields
+        # Of what is there twice the last one is the sidecar's own (G-73): daprd appends to what its client forged.
+        if caller:
+            fields.append((b"dapr-caller-app-id", caller, False))
+        if namespace:
+            fields.append((b"dapr-caller-namespace", namespace, False))
+        if b"dapr-callee-app-id" in noted:
+            fields.append((b"dapr-callee-app-id", self._app_id, False))
+        for name in (b"traceparent", TRACE_BIN):
+            if name in noted:
+                fields.append((name, noted[name][-1], True))
+        if b"dapr-stream" in noted:
+            head.put_back(b"dapr-stream")
+        if self._app_token:
+            fields.append((b"dapr-api-token", self._app_token, True))
+        return head
+
+    def _check_target(self, head: Head, path: bytes) -> None:
+        """Refuse a call that means another app: ours is no relay, and a port may have a new owner (G-75)."""
+        named = head.first(b"dapr-callee-app-id")
+        if named is None:
+            named = head.first(b"dapr-app-id")
+        if named is None:
+            missing = NO_TARGET if self._traced and not path.startswith(_RUNTIME) else NO_TARGET_UNTRACED
+            raise BadRequest(missing, hint="calls to this port come from sidecars; apps call their own sidecar")
+        if named not in self._mine:
+            raise TielineError(
+                f"this is the sidecar of {self._target.app_id}, not of {named.decode('utf-8', 'backslashreplace')}",
+                cause=Cause.NAME_UNKNOWN,
+                hop=Hop.PEER,
+                grpc_code=GrpcCode.PERMISSION_DENIED,
+            )
+
+
+def _is_rpc(request: Request) -> bool:
+    for name, value in request.headers:
+        if name == b"content-type":
+            return value.startswith(CONTENT_TYPE) and value[len(CONTENT_TYPE) : len(CONTENT_TYPE) + 1] in b"+;"
+    return False

@@ -1,0 +1,646 @@
+"""RPCs on their way through this sidecar: frame by frame, from stream to stream, with no task and no look inside.
+
+A relay has two *lanes*, ``up`` from the client's stream to the server's and ``down`` back. A lane is the handler of the
+stream that it reads, and writes to the stream that the other one reads::
+
+    client ─▶ near stream ── up ───▶ far stream ─▶ server
+    client ◀─ near stream ◀─ down ── far stream ◀─ server
+
+Back-pressure: a piece counts as consumed, so that its sender may go on, only when the other side's windows have let it
+through. What waits is therefore bounded by the window of the stream that it came on.
+
+Where a call goes is the affair of its *route*. If the route has a connection at hand, the call needs no task at all;
+otherwise one finds the way, and what the client sends meanwhile waits in its stream's window.
+
+How it ends: with the server's trailers; with a status of our own, if the way or the server fails; without one, if the
+client goes away. Whatever is still open at either side is reset then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+from tieline.errors import AppBroken, Cancelled, GrpcCode, PeerRefused, TielineError, TooLarge
+from tieline.model import CallRecord, Cause, Headers, RpcStatus
+from tieline.net.deadlines import Deadlines, Expiring
+from tieline.net.http2 import Http2Protocol
+from tieline.net.http2_client import Http2Client
+from tieline.net.tasks import spawn
+from tieline.wire.grpc.failure import explain_by, failure_fields
+from tieline.wire.grpc.status import CONTENT_TYPE, read_status, render_status, status_of_http, status_of_reset
+from tieline.wire.grpc.timeout import render_timeout
+from tieline.wire.grpc.walker import MessageWalker
+from tieline.wire.http2 import ErrorCode, Stream
+from tieline.wire.http2.frames import code_name
+from tieline.wire.http2.hpack import Fields
+
+log = logging.getLogger("dapr.runtime.grpc")
+
+KEPT_BYTES: Final = 65536
+"""What was sent of a request is kept until its answer begins, to be sent again if the server says for certain that it
+did not look at it; more than this is not kept."""
+SMALL_PIECE: Final = 512
+JOINED_PIECE: Final = 4096
+"""Waiting pieces under the first are joined up to the second, as in ``net.backpressure``."""
+AUTHORITY: Final = 3
+"""Place of ``:authority`` among the fields of a request."""
+_OWN_PREFIX: Final = b"tieline-"
+_STATUS: Final = b"grpc-status"
+
+
+class Route(Protocol):
+    """Where calls go. One route serves many of them."""
+
+    limit: int | None
+    """Longest message in bytes, either way (G-2)."""
+
+    def ready(self, relay: Relay) -> Http2Client | None:
+        """Return a connection that takes the call now, after writing its ``:authority``; ``None`` to be asked ``open``.
+
+        Raises:
+            TielineError: The call cannot be made.
+        """
+        ...
+
+    async def open(self, relay: Relay, after: TielineError | None) -> Http2Client:
+        """Return a connection that takes the call when this returns; cancelled if nobody waits any more.
+
+        Args:
+            relay: The call.
+            after: Why the call must be sent again, none of it having been processed; ``None`` the first time.
+
+        Raises:
+            TielineError: There is none.
+        """
+        ...
+
+    def is_sidecar(self, client: Http2Client) -> bool:
+        """Whether a Tieline answers there, whose ``tieline-*`` fields are to be believed."""
+        ...
+
+    def lost(self, text: str) -> TielineError:
+        """Return the failure of a connection that broke while the call was on it."""
+        ...
+
+    def over(self, relay: Relay) -> None:
+        """The call is over. Must be quick and must not raise."""
+        ...
+
+
+class Lane:
+    """One direction of a relay (see the module)."""
+
+    relays = True
+    tunnels = False
+
+    __slots__ = (
+        "_held",
+        "_stalled",
+        "_trailers",
+        "_walker",
+        "connection",
+        "ended",
+        "other",
+        "relay",
+        "stream",
+        "total",
+    )
+
+    def __init__(self, relay: Relay, connection: Http2Protocol, stream: Stream, limit: int | None) -> None:
+        self.relay: Relay | None = relay
+        self.connection = connection
+        self.stream = stream
+        self.other: Lane | None = None
+        self.ended = False
+        """The sender has ended its side."""
+        self.total = 0
+        """Bytes of body that came."""
+        self._held: deque[bytes] | None = None
+        """Pieces that wait; ``None`` if none may wait, so that what comes goes straight on."""
+        self._stalled = 0
+        """Bytes of the piece that the sink has not let through yet."""
+        self._trailers: Headers | None = None
+        """They wait too."""
+        self._walker = None if limit is None else MessageWalker(limit)
+
+    # ── what comes ─────────────────────────────────────────────────────────────────────────────────
+    def on_data(self, data: bytes, end: bool) -> None:
+        """A piece of the body."""
+        size = len(data)
+        self.total += size
+        relay = self.relay
+        assert relay is not None
+        if self._walker is not None and (length := self._walker.walk(data)):
+            relay.too_large(length, self._walker)
+            return
+        if end:
+            self.ended = True
+        sink = self.other
+        if sink is None or self._held is not None:
+            self._hold(data)
+            return
+        connection = sink.connection
+        self.sent(data)
+        if connection.h2.send_data(sink.stream, data, end=end):
+            self.connection.h2.consumed(self.stream, size)
+        else:
+            self._held = deque()
+            self._stalled = size
+        connection.kick()
+
+    def sent(self, data: bytes) -> None:
+        """A piece is handed to the sink."""
+
+    def on_trailers(self, headers: Headers) -> None:
+        """Trailers, and with them the end."""
+        self.ended = True
+        sink = self.other
+        if sink is None or self._held is not None:
+            self._trailers = headers
+            if self._held is None:
+                self._held = deque()
+        else:
+            sink.connection.h2.send_trailers(sink.stream, headers)
+            sink.connection.kick()
+
+    def _hold(self, data: bytes) -> None:
+        held = self._held
+        if held is None:
+            held = self._held = deque()
+        if held and len(data) < SMALL_PIECE and len(held[-1]) < JOINED_PIECE:
+            held[-1] += data
+        elif data:
+            held.append(data)
+
+    # ── what goes on ───────────────────────────────────────────────────────────────────────────────
+    def wake(self, error: TielineError | None = None) -> None:
+        """The stream that this lane reads takes more of what the other lane writes."""
+        other = self.other
+        if other is not None:
+            other.go_on()
+
+    def go_on(self) -> None:
+        """Send what waits, as far as the sink takes it."""
+        sink = self.other
+        assert sink is not None
+        target, stream = sink.connection, sink.stream
+        source = self.connection.h2
+        if self._stalled:
+            size, self._stalled = self._stalled, 0
+            source.consumed(self.stream, size)
+        held = self._held
+        if held is not None:
+            while held:
+                data = held.popleft()
+                self.sent(data)
+                last = self.ended and not held and self._trailers is None
+                if not target.h2.send_data(stream, data, end=last):
+                    self._stalled = len(data)
+                    break
+                source.consumed(self.stream, len(data))
+            else:
+                self._held = None
+                self._end(target, stream)
+        target.kick()
+        if source.out:
+            self.connection.kick()
+
+    def _end(self, target: Http2Protocol, stream: Stream) -> None:
+        """Everything that waited has been sent: end the sink's side if this one has ended, and that is not said yet."""
+        if self._trailers is not None:
+            trailers, self._trailers = self._trailers, None
+            target.h2.send_trailers(stream, trailers)
+        elif self.ended and not stream.closed & 1 and stream.pending is None:
+            target.h2.send_data(stream, b"", end=True)
+
+    def is_idle(self) -> bool:
+        """Whether nothing waits here."""
+        return self._held is None and not self._stalled
+
+    # ── how it ends ────────────────────────────────────────────────────────────────────────────────
+    def on_reset(self, code: int, *, local: bool, unprocessed: bool) -> None:
+        """The stream was cut off."""
+        raise NotImplementedError
+
+    def on_lost(self) -> None:
+        """The connection is gone."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Send nothing more of what waits, and take what still comes for nothing."""
+        self.ended = True
+        self._held = None
+        self._trailers = None
+
+    def part(self, code: ErrorCode) -> None:
+        """Leave the stream, which is reset if it is still open, and give back what of it was not read."""
+        stream, connection = self.stream, self.connection
+        stream.handler = None
+        self.relay = self.other = None
+        self._held = None
+        if stream.closed != 3:
+            connection.h2.reset(stream, code)
+            connection.kick()
+        elif stream.unread and not connection.lost:
+            connection.h2.consumed(stream, stream.unread)
+            if connection.h2.out:
+                connection.kick()
+
+
+class UpLane(Lane):
+    """From the client to the server."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self, relay: Relay, connection: Http2Protocol, stream: Stream, limit: int | None) -> None:
+        super().__init__(relay, connection, stream, limit)
+        self._kept: list[bytes] | None = []
+
+    def sent(self, data: bytes) -> None:
+        kept = self._kept
+        if kept is not None:
+            if self.total > KEPT_BYTES:
+                self._kept = None
+            else:
+                kept.append(data)
+
+    def forget(self) -> None:
+        """The answer has begun: the request is never sent again."""
+        self._kept = None
+
+    @property
+    def may_go_again(self) -> bool:
+        """Whether the request can be sent from its beginning."""
+        return self._kept is not None
+
+    def rewind(self) -> None:
+        """Have everything wait for another stream."""
+        kept, self._kept = self._kept, []
+        assert kept is not None
+        size, self._stalled = self._stalled, 0
+        if size:
+            self.connection.h2.consumed(self.stream, size)
+        # They count as consumed already, and ``consumed`` does nothing for more than is unread.
+        self._held = deque([*kept, *(self._held or ())])
+        self.other = None
+
+    def on_reset(self, code: int, *, local: bool, unprocessed: bool) -> None:
+        assert self.relay is not None
+        self.relay.client_gone()
+
+    def on_lost(self) -> None:
+        assert self.relay is not None
+        self.relay.client_gone()
+
+
+class DownLane(Lane):
+    """From the server to the client."""
+
+    __slots__ = ()
+
+    def on_head(self, status: int, headers: Headers, end: bool) -> None:
+        """The answer begins; ``end``: and ends with that."""
+        relay = self.relay
+        assert relay is not None
+        believed = relay.believes and end
+        content_type = b""
+        passed: Headers = []
+        for field in headers:
+            name = field[0]
+            if name == b"content-type":
+                content_type = field[1]
+            elif name == b"content-length" or (name.startswith(_OWN_PREFIX) and not believed):
+                continue
+            passed.append(field)
+        if status != 200 or not content_type.startswith(CONTENT_TYPE):
+            relay.fail_as(status_of_http(status, content_type), AppBroken("the answer is no gRPC"))
+            return
+        relay.heard = True
+        if end:
+            relay.note_status(passed)
+            if believed and relay.record.cause is Cause.NAME_UNKNOWN:
+                # The port has a new owner: our address is old. Nothing was processed.
+                relay.misdirected()
+                return
+        echo = relay.echo
+        if echo is not None and not any(name == echo[0] for name, _ in passed):
+            passed.append(echo)
+        near = relay.up
+        near.forget()
+        near.connection.h2.send_response(near.stream, 200, passed, end=end)
+        relay.head_sent = True
+        near.connection.kick()
+        if end:
+            relay.answered()
+
+    def on_data(self, data: bytes, end: bool) -> None:
+        if not end:
+            super().on_data(data, False)
+            return
+        if data:
+            super().on_data(data, False)
+        if self.relay is not None:
+            text = "server closed the stream without sending trailers"
+            self.relay.fail_as(RpcStatus(GrpcCode.INTERNAL, text), AppBroken(text))
+
+    def on_trailers(self, headers: Headers) -> None:
+        relay = self.relay
+        assert relay is not None
+        if not relay.believes:
+            for name, _ in headers:
+                if name.startswith(_OWN_PREFIX):
+                    headers = [field for field in headers if not field[0].startswith(_OWN_PREFIX)]
+                    break
+        relay.note_status(headers)
+        super().on_trailers(headers)
+        relay.answered()
+
+    def go_on(self) -> None:
+        super().go_on()
+        if self.relay is not None and self.ended:
+            self.relay.answered()
+
+    def on_reset(self, code: int, *, local: bool, unprocessed: bool) -> None:
+        assert self.relay is not None
+        self.relay.server_reset(code, local=local, unprocessed=unprocessed)
+
+    def on_lost(self) -> None:
+        assert self.relay is not None
+        self.relay.server_lost()
+
+
+def refuse(connection: Http2Protocol, stream: Stream, error: TielineError, record: CallRecord) -> None:
+    """Answer a call that never set out, and end its record."""
+    code = GrpcCode.UNKNOWN if error.grpc_code is None else error.grpc_code
+    record.cause, record.hop, record.hint, record.detail = error.cause, error.hop, error.hint, error.detail
+    record.rpc_code = int(code)
+    record.duration_s = perf_counter() - record.started
+    headers = [
+        (b"content-type", CONTENT_TYPE),
+        *render_status(RpcStatus(int(code), error.text)),
+        *failure_fields(record),
+    ]
+    connection.h2.send_response(stream, 200, headers, end=True)
+    connection.h2.reset(stream, ErrorCode.NO_ERROR)
+    connection.kick()
+
+
+class Relay:
+    """One RPC that passes.
+
+    Attributes:
+        fields: Of the request to the server, as ``Connection.send_request`` takes them.
+        record: What happened to it.
+        deadline: Event-loop time at which it is over; ``None`` without one.
+        code: How it ended; -1 before.
+        slot: Whatever the route has to give back when it is over.
+        tries: How often it was sent again.
+        echo: What our own answer head says besides the server's; ``None`` for nothing.
+    """
+
+    __slots__ = (
+        "_due", "_task", "_timeout_at", "believes", "code", "deadline", "down", "echo", "fields", "head_sent", "heard",
+        "record", "route", "slot", "tries", "up",
+    )  # fmt: skip
+
+    def __init__(self, route: Route, fields: Fields, record: CallRecord) -> None:
+        self.route = route
+        self.fields = fields
+        self.record = record
+        self.up: UpLane
+        self.down: DownLane | None = None
+        self.deadline: float | None = None
+        self.code = -1
+        self.slot: Any = None
+        self.tries = 0
+        self.echo: tuple[bytes, bytes] | None = None
+        self.heard = False
+        """The server has begun to answer."""
+        self.head_sent = False
+        self.believes = False
+        """``tieline-*`` fields of the answer pass: a Tieline has set them."""
+        self._due: set[Expiring] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timeout_at = 0
+
+    # ── setting out ────────────────────────────────────────────────────────────────────────────────
+    def begin(
+        self,
+        connection: Http2Protocol,
+        stream: Stream,
+        *,
+        end: bool,
+        deadlines: Deadlines,
+        timeout: tuple[int, float] | None,
+    ) -> None:
+        """Let the call set out.
+
+        Args:
+            connection: The client's.
+            stream: The client's, whose request has just begun.
+            end: And ended: there is no message.
+            deadlines: Who watches that of this call.
+            timeout: Place of ``grpc-timeout`` among the fields, and its seconds; ``None`` without one.
+        """
+        up = self.up = UpLane(self, connection, stream, self.route.limit)
+        up.ended = end
+        stream.handler = up
+        if timeout is not None:
+            self._timeout_at, seconds = timeout
+            self.deadline = asyncio.get_running_loop().time() + seconds
+            if seconds <= 0:
+                self.expire()
+                return
+            self._due = deadlines.watch(self, seconds)
+        try:
+            client = self.route.ready(self)
+        except TielineError as error:
+            self.fail(error)
+            return
+        if client is None:
+            self._look_for_way(None)
+        else:
+            self._set_out(client)
+
+    def _look_for_way(self, after: TielineError | None) -> None:
+        self._task = spawn(self._find_way(after), name="proxied call")
+
+    async def _find_way(self, after: TielineError | None) -> None:
+        try:
+            client = await self.route.open(self, after)
+        except TielineError as error:
+            self._task = None
+            self.fail(error)
+            return
+        except Exception:
+            log.exception("a proxied call failed")
+            self._task = None
+            self.fail(TielineError("internal error", cause=Cause.PEER_PROTOCOL, grpc_code=GrpcCode.INTERNAL))
+            return
+        self._task = None
+        if self.deadline is not None:
+            left = self.deadline - asyncio.get_running_loop().time()
+            self.fields[self._timeout_at] = (b"grpc-timeout", render_timeout(left), True)
+        self._set_out(client)
+
+    def _set_out(self, client: Http2Client) -> None:
+        self.believes = self.route.is_sidecar(client)
+        up = self.up
+        whole = up.ended and up.is_idle()
+        stream = client.h2.send_request(self.fields, end=whole)
+        down = self.down = DownLane(self, client, stream, self.route.limit)
+        stream.handler = down
+        up.other = down
+        down.other = up
+        if whole or up.is_idle():
+            client.kick()
+        else:
+            up.go_on()
+
+    # ── what the lanes tell ────────────────────────────────────────────────────────────────────────
+    def note_status(self, trailers: Headers) -> None:
+        """Take note of how the server says that it ended."""
+        for name, value in trailers:
+            if name == _STATUS:
+                if value == b"0":
+                    self.code = 0
+                    return
+                break
+        status = read_status(trailers)
+        self.code = GrpcCode.UNKNOWN if status is None else status.code
+        if self.believes and status is not None:
+            self.note_failure(status, trailers)
+
+    def note_failure(self, status: RpcStatus, trailers: Headers) -> None:
+        """Take note of why a sidecar on the way says that it failed, if one does."""
+        said = {name: value for name, value in trailers if name.startswith(_OWN_PREFIX)}
+        if b"tieline-cause" in said:
+            explain_by(said, status, self.record)
+
+    def answered(self) -> None:
+        """The whole answer has come: be over as soon as it has gone on, too."""
+        down, up = self.down, self.up
+        if up.stream.closed & 1:
+            self._over(ErrorCode.NO_ERROR)
+        elif down is not None and not down.stream.closed & 1:
+            # Answered before it had everything: it wants no more.
+            down.connection.h2.reset(down.stream, ErrorCode.NO_ERROR)
+            down.connection.kick()
+
+    def client_gone(self) -> None:
+        """The client reset the stream or its connection went."""
+        self._explain(Cancelled("context canceled"))
+        self.code = GrpcCode.CANCELED
+        self._over(ErrorCode.CANCEL)
+
+    def expire(self) -> None:
+        """The deadline has passed; see ``Expiring``."""
+        self._due = None
+        self.fail(TielineError("context deadline exceeded", cause=Cause.TIMEOUT, grpc_code=GrpcCode.DEADLINE_EXCEEDED))
+        if self.up.relay is not None:
+            self._over(ErrorCode.CANCEL)  # the client does not even take what is there
+
+    def too_large(self, length: int, walker: MessageWalker) -> None:
+        """A message is over the limit."""
+        text = f"grpc: received message larger than max ({length} vs. {walker.limit})"
+        hint = "raise --max-body-size of this sidecar, or send less in one message"
+        self.fail(TooLarge(text, hint=hint, grpc_code=GrpcCode.RESOURCE_EXHAUSTED))
+
+    def server_reset(self, code: int, *, local: bool, unprocessed: bool) -> None:
+        """The server cut the call off, or we did for what it sent."""
+        if unprocessed:
+            self._again(PeerRefused("stream refused: the peer did not process the call"))
+            return
+        if local:
+            self.fail_as(RpcStatus(GrpcCode.INTERNAL, f"malformed answer: {code_name(code)}"), self.route.lost(""))
+            return
+        text = f"stream terminated by RST_STREAM with error code: {code_name(code)}"
+        status = RpcStatus(status_of_reset(code), text)
+        if (
+            code == ErrorCode.CANCEL
+            and self.deadline is not None
+            and asyncio.get_running_loop().time() >= self.deadline
+        ):
+            status = RpcStatus(GrpcCode.DEADLINE_EXCEEDED, "context deadline exceeded")
+        self.fail_as(status, self.route.lost(text))
+
+    def server_lost(self) -> None:
+        """The connection to the server went."""
+        self.fail(self.route.lost("error reading from server: EOF"))
+
+    def misdirected(self) -> None:
+        """The sidecar that was reached is another app's."""
+        text = self.record.detail
+        record = self.record
+        record.cause = record.hop = None
+        record.hint = record.detail = ""
+        self.heard = False
+        self._again(PeerRefused(text))
+
+    def _again(self, error: TielineError) -> None:
+        """Send the call once more if that can be, none of it having been processed."""
+        down, up = self.down, self.up
+        assert down is not None
+        if self.head_sent or not up.may_go_again:
+            self.fail(error)
+            return
+        self.tries += 1
+        self.down = None
+        down.part(ErrorCode.CANCEL)
+        up.rewind()
+        self._look_for_way(error)
+
+    # ── the end ────────────────────────────────────────────────────────────────────────────────────
+    def fail(self, error: TielineError) -> None:
+        """End the call with the status that an error is."""
+        code = GrpcCode.UNKNOWN if error.grpc_code is None else error.grpc_code
+        self.fail_as(RpcStatus(int(code), error.text), error)
+
+    def fail_as(self, status: RpcStatus, error: TielineError) -> None:
+        """End the call with a status; ``error`` says why and where."""
+        self._explain(error)
+        self.code = status.code
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        down, up = self.down, self.up
+        if down is not None:
+            down.drop()
+            if down.stream.closed != 3:
+                down.connection.h2.reset(down.stream, ErrorCode.CANCEL)
+                down.connection.kick()
+        up.drop()
+        trailers = [*render_status(status), *failure_fields(self.record)]
+        h2, stream = up.connection.h2, up.stream
+        if self.head_sent:
+            h2.send_trailers(stream, trailers)
+        else:
+            h2.send_response(stream, 200, [(b"content-type", CONTENT_TYPE), *trailers], end=True)
+            self.head_sent = True
+        up.connection.kick()
+        self.answered()
+
+    def _explain(self, error: TielineError) -> None:
+        record = self.record
+        record.cause, record.hop, record.hint, record.detail = error.cause, error.hop, error.hint, error.detail
+
+    def _over(self, code: ErrorCode) -> None:
+        """Leave both streams."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._due is not None:
+            self._due.discard(self)
+            self._due = None
+        record, down, up = self.record, self.down, self.up
+        record.request_bytes = up.total
+        if down is not None:
+            record.response_bytes = down.total
+            self.down = None
+            down.part(code)
+        up.part(code)
+        self.route.over(self)

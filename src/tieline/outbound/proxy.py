@@ -1,0 +1,302 @@
+"""Proxied calls of our app: any RPC of any service, sent on as it is to the app that ``dapr-app-id`` names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from time import perf_counter
+from typing import Final
+
+from tieline.errors import BadRequest, GrpcCode, PeerLost, PeerUnreachable, TielineError
+from tieline.model import Attempt, CallRecord, Cause, Endpoint, Headers, Request, Target
+from tieline.names.cache import NameCache
+from tieline.net.deadlines import Deadlines
+from tieline.net.http2_client import Http2Client
+from tieline.net.http2_pool import Http2Pool
+from tieline.net.http2_server import Http2Server
+from tieline.net.relay import AUTHORITY, Relay, Route, refuse
+from tieline.outbound.peer import MAX_ADDRESSES
+from tieline.resiliency.again import MAX_RETRIES, pause_before_retry
+from tieline.wire.baggage import BadBaggage
+from tieline.wire.baggage import check as read_baggage
+from tieline.wire.grpc.proxied import BadTimeout, Head
+from tieline.wire.grpc.trace import TRACE_BIN, parse_trace_bin, render_trace_bin
+from tieline.wire.headers import identity
+from tieline.wire.http2 import Stream
+from tieline.wire.http2.hpack import Fields, flagged
+from tieline.wire.method_path import check, read_target
+from tieline.wire.trace_context import IdSource, continue_or_start
+
+MAX_TARGETS: Final = 1024
+"""How many targets are remembered with what they mean; then the memory starts afresh."""
+MAX_TARGET_BYTES: Final = 256
+"""Longer ones are worked out anew each time."""
+NO_TARGET: Final = "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
+NO_TARGET_UNTRACED: Final = "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
+_TARGET_HINT: Final = "name the app in the metadata: dapr-app-id"
+_RUNTIME: Final = b"/dapr.proto.runtime."
+_INTERNALS: Final = b"/dapr.proto.internals."
+_TRUTHY: Final = frozenset({b"y", b"yes", b"true", b"t", b"on", b"1"})
+Over = Callable[[CallRecord], None]
+
+
+class PeerRoute:
+    """The way to other sidecars; see ``net.relay.Route``.
+
+    Args:
+        limit: Longest message in bytes.
+        over: Is told of each call that is over.
+    """
+
+    def __init__(self, names: NameCache, pool: Http2Pool, *, limit: int | None, over: Over) -> None:
+        self.limit = limit
+        self._names = names
+        self._pool = pool
+        self._over = over
+        self._authorities: dict[Endpoint, tuple[bytes, bytes, bool]] = {}
+
+    def ready(self, relay: Relay) -> Http2Client | None:
+        """See ``Route``."""
+        target = relay.record.target
+        assert target is not None
+        endpoint = self._names.pick_cached(target)
+        if endpoint is None:
+            return None
+        client = self._pool.ready(_key(endpoint, target))
+        if client is not None:
+            self._note(relay, endpoint)
+        return client
+
+    def _note(self, relay: Relay, endpoint: Endpoint) -> None:
+        record = relay.record
+        record.attempts += (Attempt(endpoint, perf_counter()),)
+        authority = self._authorities.get(endpoint)
+        if authority is None:
+            if len(self._authorities) >= MAX_TARGETS:
+                self._authorities.clear()
+            authority = self._authorities[endpoint] = (b":authority", str(endpoint).encode(), False)
+        relay.fields[AUTHORITY] = authority
+
+    async def open(self, relay: Relay, after: TielineError | None) -> Http2Client:
+        """See ``Route``: try the instances of the target, and all of it again as ``resiliency.again`` allows."""
+        record = relay.record
+        error = after
+        if after is not None and record.attempts:
+            self._failed(record.attempts[-1], after)
+            assert record.target is not None
+            self._names.forget(record.target)
+        while True:
+            if error is not None:
+                # The first time at once (G-82): a connection may have gone stale, or the app have moved.
+                pause = pause_before_retry(error, b"POST", relay.tries, body_ready=True)
+                if pause is None or (after is not None and relay.tries > MAX_RETRIES):
+                    raise error
+                if relay.tries and pause:
+                    await asyncio.sleep(pause)
+                relay.tries += error is not after
+            try:
+                return await self._connect(relay)
+            except TielineError as failure:
+                after, error = None, failure
+
+    async def _connect(self, relay: Relay) -> Http2Client:
+        """Return a connection to an instance; each is tried once, and set aside if it cannot be reached."""
+        names, record = self._names, relay.record
+        target = record.target
+        assert target is not None
+        tried: list[Endpoint] = []
+        unreachable: TielineError | None = None
+        while True:
+            endpoint = names.pick_cached(target, tried)
+            if endpoint is None:
+                began = perf_counter()
+                endpoint = await names.pick(target, tried)
+                record.resolving_s += perf_counter() - began
+            if unreachable is not None and endpoint in tried:
+                names.forget(target)
+                raise unreachable
+            self._note(relay, endpoint)
+            began = perf_counter()
+            try:
+                client = await self._pool.connection(endpoint.host, endpoint.port, _key(endpoint, target))
+                await client.wait_turn()
+                return client
+            except PeerUnreachable as error:
+                self._failed(record.attempts[-1], error)
+                names.set_aside(endpoint)
+                tried.append(endpoint)
+                unreachable = error
+                if len(tried) >= MAX_ADDRESSES:
+                    names.forget(target)
+                    raise
+            finally:
+                record.connecting_s += perf_counter() - began
+
+    @staticmethod
+    def _failed(attempt: Attempt, error: TielineError) -> None:
+        attempt.outcome = error.cause
+
+    def is_sidecar(self, client: Http2Client) -> bool:
+        """See ``Route``."""
+        return bool(client.h2.peer_native)
+
+    def lost(self, text: str) -> TielineError:
+        """See ``Route``."""
+        return PeerLost(text)
+
+    def over(self, relay: Relay) -> None:
+        """See ``Route``."""
+        record = relay.record
+        record.rpc_code = relay.code
+        record.duration_s = perf_counter() - record.started
+        attempts = record.attempts
+        if attempts and attempts[-1].outcome is None:
+            attempts[-1].outcome = "ok" if relay.heard else record.cause
+        self._over(record)
+
+
+def _key(endpoint: Endpoint, target: Target) -> Hashable:
+    # Connections of their own: streams that nobody reads would stop the calls beside them.
+    return (endpoint, target.app_id, target.namespace, b"rpc")
+
+
+class Proxy:
+    """Takes proxied calls at the gRPC API.
+
+    Args:
+        app_id, namespace: The sidecar's own.
+        peers: The way to other sidecars.
+        app: The way to our own app.
+        over: Is told of each call that never sets out.
+        deadlines: Watches those of the calls.
+        traced: Whether calls carry a trace context of ours (O-1).
+        drop_token: An API token is configured, so that it must not travel on.
+        app_token: Token that every call to our app carries; empty for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        app_id: str,
+        namespace: str,
+        peers: Route,
+        app: Route,
+        over: Over,
+        deadlines: Deadlines,
+        new_ids: IdSource,
+        traced: bool,
+        drop_token: bool,
+        app_token: str,
+    ) -> None:
+        self._app_id = app_id
+        self._namespace = namespace
+        self._peers = peers
+        self._app = app
+        self._over = over
+        self._deadlines = deadlines
+        self._new_ids = new_ids
+        self._traced = traced
+        self._drop_token = drop_token
+        self._app_token = app_token.encode()
+        self._targets: dict[bytes, tuple[Target, Fields]] = {}
+
+    def begin(self, connection: Http2Server, stream: Stream, request: Request, end: bool) -> None:
+        """Take over a call to a method that is none of ours; see ``net.http2_server.Takes``.
+
+        The request was let in: its content type is gRPC's, its path has two parts, its token and baggage are right.
+        """
+        record = CallRecord()
+        record.started = perf_counter()
+        record.caller = self._app_id
+        record.verb = b"POST"
+        path = request.path if request.query is None else request.path + b"?" + request.query
+        record.method = record.api_rpc = path
+        try:
+            relay, timeout = self._relay(path, request.headers, record)
+        except TielineError as error:
+            refuse(connection, stream, error, record)
+            self._over(record)
+            return
+        relay.begin(connection, stream, end=end, deadlines=self._deadlines, timeout=timeout)
+
+    def _relay(self, path: bytes, headers: Headers, record: CallRecord) -> tuple[Relay, tuple[int, float] | None]:
+        try:
+            head = Head(path, headers)
+        except BadTimeout as error:
+            raise BadRequest(f"malformed grpc-timeout: {error}", grpc_code=GrpcCode.INTERNAL) from error
+        named = head.first(b"dapr-app-id")
+        if named is None:
+            missing = NO_TARGET if self._traced and not path.startswith(_RUNTIME) else NO_TARGET_UNTRACED
+            raise BadRequest(missing, hint=_TARGET_HINT)
+        known = self._targets.get(named)
+        if known is None:
+            known = self._read_target(named)
+        target, own = known
+        record.target = target
+        if path.startswith(_INTERNALS):
+            raise BadRequest(
+                "calls to the service of sidecars are not proxied",
+                hint="call the other app by InvokeService, or its own methods",
+                cause=Cause.DENIED,
+                grpc_code=GrpcCode.PERMISSION_DENIED,
+            )
+        baggage = self._check_baggage(head) if self._traced else None
+        fields = head.fields
+        noted = head.noted
+        streaming = noted.get(b"dapr-stream")
+        if streaming is not None:
+            head.put_back(b"dapr-stream")
+            record.streaming = streaming[0].lower() in _TRUTHY
+        if self._traced:
+            context = self._trace(noted)
+            record.trace_id = context[3:35]
+            fields.append((b"traceparent", context, True))
+            fields.append((TRACE_BIN, render_trace_bin(context), True))
+        else:
+            head.put_back(b"traceparent")
+            head.put_back(TRACE_BIN)
+        if own:
+            fields += own
+            if not self._drop_token:
+                head.put_back(b"dapr-api-token")
+            relay = Relay(self._peers, fields, record)
+            relay.echo = baggage
+            return relay, head.timeout
+        check(path)
+        record.local = True
+        if self._app_token:
+            fields.append((b"dapr-api-token", self._app_token, True))
+        relay = Relay(self._app, fields, record)
+        relay.echo = baggage
+        return relay, head.timeout
+
+    @staticmethod
+    def _check_baggage(head: Head) -> tuple[bytes, bytes] | None:
+        """Return what the answer repeats (G-120)."""
+        values = head.noted.get(b"baggage")
+        if values is None:
+            return None
+        try:
+            joined = read_baggage(values)
+        except BadBaggage as error:
+            raise BadRequest(error.text, grpc_code=GrpcCode.INVALID_ARGUMENT) from error
+        return None if joined is None else (b"baggage", joined)
+
+    def _trace(self, noted: dict[bytes, list[bytes]]) -> bytes:
+        """Return the context that a call travels on with: the client's, or a new one (G-116, G-117)."""
+        binary = noted.get(TRACE_BIN)
+        if binary is not None:
+            found = parse_trace_bin(binary[0])
+            if found is not None:
+                return found
+        return continue_or_start(noted.get(b"traceparent"), None, self._new_ids).traceparent
+
+    def _read_target(self, named: bytes) -> tuple[Target, Fields]:
+        target = read_target(named.decode("utf-8", "surrogateescape"), self._namespace)
+        is_own = target.app_id == self._app_id and target.namespace == self._namespace
+        added = [] if is_own else flagged(identity(self._app_id, self._namespace, target.app_id))
+        if len(named) <= MAX_TARGET_BYTES:
+            if len(self._targets) >= MAX_TARGETS:
+                self._targets.clear()
+            self._targets[named] = (target, added)
+        return target, added

@@ -1,0 +1,75 @@
+"""The parts of proxied calls: made of a sidecar's settings, and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tieline.app.rpc_route import APP_LIMITS, Channel, RpcRoute
+from tieline.config.settings import Settings
+from tieline.inbound.proxied import ProxiedCalls
+from tieline.model import CallRecord
+from tieline.names.cache import NameCache
+from tieline.net.deadlines import Deadlines
+from tieline.net.http2_pool import Http2Pool
+from tieline.outbound.proxy import PeerRoute, Proxy
+from tieline.wire.trace_context import IdSource
+
+
+class Proxying:
+    """What proxied calls go through.
+
+    Args:
+        channel: To our app; ``None`` if there is none.
+        peers: Connections to other sidecars.
+        over: Is told of each call that is over.
+    """
+
+    def __init__(
+        self, settings: Settings, *, channel: Channel | None, peers: Http2Pool, over: Callable[[CallRecord], None]
+    ) -> None:
+        self._settings = settings
+        self._peers = peers
+        self._over = over
+        self._deadlines = Deadlines()
+        self._pool = Http2Pool(native=False, limits=APP_LIMITS)
+        self._app = RpcRoute(
+            host=settings.app_channel_address,
+            port=settings.app_port or 0,
+            channel=channel,
+            pool=self._pool,
+            limit=settings.max_body_size,
+            over=over,
+        )
+
+    def make_proxy(self, names: NameCache, *, traced: bool) -> Proxy:
+        """Make what takes the calls of our app. ``traced``: whether they carry a trace context of ours."""
+        settings = self._settings
+        return Proxy(
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+            peers=PeerRoute(names, self._peers, limit=settings.max_body_size, over=self._over),
+            app=self._app,
+            over=self._over,
+            deadlines=self._deadlines,
+            new_ids=IdSource(),
+            traced=traced,
+            drop_token=settings.api_token is not None,
+            app_token=settings.app_api_token or "",
+        )
+
+    def make_calls(self, *, traced: bool) -> ProxiedCalls:
+        """Make what takes the calls of other sidecars."""
+        settings = self._settings
+        return ProxiedCalls(
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+            app=self._app,
+            over=self._over,
+            deadlines=self._deadlines,
+            traced=traced,
+            app_token=settings.app_api_token or "",
+        )
+
+    def close(self) -> None:
+        """Let go of all connections to the app."""
+        self._pool.close()

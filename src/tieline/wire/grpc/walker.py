@@ -1,0 +1,59 @@
+"""The lengths of the messages in a stream of bytes that passes, without a look at the messages."""
+
+from __future__ import annotations
+
+from tieline.wire.grpc.messages import PREFIX
+
+
+class MessageWalker:
+    """Finds a message that is longer than allowed as soon as its prefix is there.
+
+    Args:
+        limit: Longest message in bytes.
+    """
+
+    __slots__ = ("_left", "_limit", "_prefix")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._left = 0
+        self._prefix = b""
+
+    @property
+    def limit(self) -> int:
+        """Longest message in bytes."""
+        return self._limit
+
+    def walk(self, data: bytes) -> int:
+        """Go on by a piece of the stream. Return the length of a message that is too long, else 0."""
+        size = len(data)
+        if not self._left and not self._prefix and size >= PREFIX:
+            length = int.from_bytes(data[1:PREFIX], "big")
+            if size == PREFIX + length and length <= self._limit:
+                return 0  # one whole message, the usual piece
+        elif self._left > size:
+            self._left -= size
+            return 0
+        return self._walk(data, size)
+
+    def _walk(self, data: bytes, size: int) -> int:
+        at = self._left
+        self._left = 0
+        while at < size:
+            prefix = self._prefix + data[at : at + PREFIX - len(self._prefix)]
+            at += len(prefix) - len(self._prefix)
+            if len(prefix) < PREFIX:
+                self._prefix = prefix
+                return 0
+            self._prefix = b""
+            length = int.from_bytes(prefix[1:], "big")
+            if length > self._limit:
+                return length
+            at += length
+        self._left = at - size
+        return 0
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether the last message that began is complete."""
+        return not self._left and not self._prefix
