@@ -119,7 +119,9 @@ class EchoApp(grpc.GenericRpcHandler):
         raise AssertionError
 
     async def _Headers(self, request: bytes, context: Any) -> bytes:
-        await context.send_initial_metadata((("x-one", "a"), ("x-one", "b"), ("thing-bin", b"\0\1"), ("tieline-x", "1")))
+        await context.send_initial_metadata(
+            (("x-one", "a"), ("x-one", "b"), ("thing-bin", b"\0\1"), ("tieline-x", "1"))
+        )
         context.set_trailing_metadata((("app-trailer", "t"), ("end-bin", b"\xff\xfe")))
         return request
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
 
-from tieline.net.loop import report_uncaught, run
+from tieline.net.loop import connect, report_uncaught, run, serve
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,28 @@ def test_a_callback_that_raises_is_reported_and_ends_nothing(caplog: pytest.LogC
     assert run(main()) == "went on"
     assert [record.levelname for record in caplog.records if record.name == "dapr.runtime"] == ["ERROR"]
     assert "IndexError" in caplog.text
+
+
+async def test_no_connection_waits_for_acknowledgements() -> None:
+    """An answer in pieces would come 40 ms late, on the connections that we accept as on those that we open."""
+    ends: list[asyncio.BaseTransport] = []
+
+    class End(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            ends.append(transport)
+            if len(ends) == 2:
+                both.set()
+
+    both = asyncio.Event()
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = await serve(End, sock)
+    await connect(End, "127.0.0.1", sock.getsockname()[1])
+    await both.wait()
+
+    delays = [end.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for end in ends]
+
+    assert all(delays)
+    assert len(delays) == 2
+    for end in ends:
+        end.close()
+    server.close()
