@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -84,11 +83,11 @@ class EchoApp(grpc.GenericRpcHandler):
         assert self.server is not None
         await self.server.stop(grace)
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         path = handler_call_details.method
         self.seen.append((path, list(handler_call_details.invocation_metadata)))
         kind = path.rpartition("/")[2]
-        work = getattr(self, "_" + kind, None)
+        work = getattr(self, "_" + kind.lower(), None)
         if work is None:
             return None
         make = {
@@ -107,25 +106,25 @@ class EchoApp(grpc.GenericRpcHandler):
         }[kind]
         return make(work)
 
-    async def _Unary(self, request: bytes, context: Any) -> bytes:
+    async def _unary(self, request: bytes, context: Any) -> bytes:
         return request
 
-    async def _Big(self, request: bytes, context: Any) -> bytes:
+    async def _big(self, request: bytes, context: Any) -> bytes:
         return bytes(int(request))
 
-    async def _Error(self, request: bytes, context: Any) -> bytes:
+    async def _error(self, request: bytes, context: Any) -> bytes:
         context.set_trailing_metadata((("app-trailer", "t"), ("end-bin", b"\xff\xfe"), ("tieline-cause", "forged")))
         await context.abort(grpc.StatusCode(_CODES[int(request)]), f"status {int(request)} ü")
         raise AssertionError
 
-    async def _Headers(self, request: bytes, context: Any) -> bytes:
+    async def _headers(self, request: bytes, context: Any) -> bytes:
         await context.send_initial_metadata(
             (("x-one", "a"), ("x-one", "b"), ("thing-bin", b"\0\1"), ("tieline-x", "1"))
         )
         context.set_trailing_metadata((("app-trailer", "t"), ("end-bin", b"\xff\xfe")))
         return request
 
-    async def _HeadersThenWait(self, requests: AsyncIterator[bytes], context: Any) -> None:
+    async def _headersthenwait(self, requests: AsyncIterator[bytes], context: Any) -> None:
         await context.send_initial_metadata((("x-early", "1"),))
         try:
             await self.gate.wait()
@@ -133,7 +132,7 @@ class EchoApp(grpc.GenericRpcHandler):
             self.cancelled += 1
             raise
 
-    async def _Gate(self, request: bytes, context: Any) -> bytes:
+    async def _gate(self, request: bytes, context: Any) -> bytes:
         self.live += 1
         self.most = max(self.most, self.live)
         try:
@@ -142,7 +141,7 @@ class EchoApp(grpc.GenericRpcHandler):
             self.live -= 1
         return request
 
-    async def _Sleep(self, request: bytes, context: Any) -> bytes:
+    async def _sleep(self, request: bytes, context: Any) -> bytes:
         self.left.append(context.time_remaining())
         try:
             await asyncio.sleep(30)
@@ -151,15 +150,15 @@ class EchoApp(grpc.GenericRpcHandler):
             raise
         return request
 
-    async def _ServerStream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+    async def _serverstream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         count, _, size = request.partition(b"x")
         for _ in range(int(count)):
             yield bytes(int(size or 1))
 
-    async def _ClientStream(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+    async def _clientstream(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         return b"|".join([message async for message in requests])
 
-    async def _Bidi(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async def _bidi(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         try:
             async for message in requests:
                 yield message
@@ -167,11 +166,11 @@ class EchoApp(grpc.GenericRpcHandler):
             self.cancelled += 1
             raise
 
-    async def _Early(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async def _early(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         yield b"early"
         context.set_code(grpc.StatusCode.ALREADY_EXISTS)
 
-    async def _Deaf(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async def _deaf(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         self.live += 1
         await self.gate.wait()
         total = 0
@@ -200,10 +199,9 @@ class Ends:
         self.changes = changes
         self.api = self.own_api = self.internal = 0
         self.peers = Http2Pool(native=True, limits=PEER_LIMITS)
-        self.apps = Http2Pool(native=False)
+        self.apps = Http2Pool(native=False, more_when_full=False)
         self.members: set[Any] = set()
         self._servers: list[asyncio.AbstractServer] = []
-        self._stack = contextlib.AsyncExitStack()
         self.calls: ProxiedCalls
 
     async def start(self) -> None:
@@ -279,7 +277,7 @@ class Client:
 
     def call(self, method: str, payload: Any, *metadata: tuple[str, str | bytes], timeout: float | None = 20) -> Any:
         """Begin a call; of what shape, its name tells."""
-        kind = {
+        kind: Any = {
             "ServerStream": self.channel.unary_stream,
             "ClientStream": self.channel.stream_unary,
             **dict.fromkeys(["Bidi", "Early", "Deaf", "HeadersThenWait"], self.channel.stream_stream),
@@ -289,6 +287,3 @@ class Client:
 
     async def aclose(self) -> None:
         await self.channel.close()
-
-
-Make = Callable[..., Coroutine[Any, Any, Ends]]

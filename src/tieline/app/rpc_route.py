@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
@@ -12,10 +13,9 @@ from tieline.model import CallRecord
 from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
 from tieline.net.relay import AUTHORITY, Relay
+from tieline.resiliency.again import pause_before_retry
 from tieline.wire.http2 import Limits
 
-MAX_AGAIN = 1
-"""How often a call is sent again that the app certainly did not look at, or could not be reached with (G-82)."""
 APP_LIMITS = Limits(streams=1, header_list=1 << 20, header_list_hard=2 << 20)
 """For the connections to the app: whatever the head of its answer may be, it comes through."""
 
@@ -98,8 +98,12 @@ class RpcRoute:
 
     async def open(self, relay: Relay, after: TielineError | None) -> Http2Client:
         """See ``Route``."""
-        if after is not None and relay.tries > MAX_AGAIN:
-            raise self._explained(after)
+        if after is not None:
+            pause = pause_before_retry(after, b"POST", relay.tries - 1, body_ready=True)
+            if pause is None:
+                raise self._explained(after)
+            if pause:
+                await asyncio.sleep(pause)
         channel = self._channel
         assert channel is not None
         slots = channel.slots
@@ -110,17 +114,19 @@ class RpcRoute:
             relay.record.waited_s = perf_counter() - waited_from
         began = perf_counter()
         try:
-            while True:
-                try:
-                    connection = await self._pool.connection(self._host, self._port, self._key)
-                    await connection.wait_turn()
-                    return connection
-                except PeerUnreachable as error:
-                    if relay.tries >= MAX_AGAIN:
-                        raise self._explained(error) from error
-                    relay.tries += 1
+            try:
+                return await self._connect()
+            except PeerUnreachable:
+                return await self._connect()  # once more at once (G-82)
+        except PeerUnreachable as error:
+            raise self._explained(error) from error
         finally:
             relay.record.connecting_s += perf_counter() - began
+
+    async def _connect(self) -> Http2Client:
+        connection = await self._pool.connection(self._host, self._port, self._key)
+        await connection.wait_turn()
+        return connection
 
     def _explained(self, error: TielineError) -> AppUnreachable:
         return AppUnreachable(

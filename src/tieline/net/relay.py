@@ -324,7 +324,8 @@ class DownLane(Lane):
             relay.note_status(passed)
             if believed and relay.record.cause is Cause.NAME_UNKNOWN:
                 # The port has a new owner: our address is old. Nothing was processed.
-                relay.misdirected()
+                said = read_status(passed)
+                relay.misdirected("" if said is None else said.message)
                 return
         echo = relay.echo
         if echo is not None and not any(name == echo[0] for name, _ in passed):
@@ -572,9 +573,8 @@ class Relay:
         """The connection to the server went."""
         self.fail(self.route.lost("error reading from server: EOF"))
 
-    def misdirected(self) -> None:
-        """The sidecar that was reached is another app's."""
-        text = self.record.detail
+    def misdirected(self, text: str) -> None:
+        """The sidecar that was reached is another app's, and says so."""
         record = self.record
         record.cause = record.hop = None
         record.hint = record.detail = ""

@@ -24,7 +24,7 @@ from tieline.wire.grpc.trace import TRACE_BIN, parse_trace_bin, render_trace_bin
 from tieline.wire.headers import identity
 from tieline.wire.http2 import Stream
 from tieline.wire.http2.hpack import Fields, flagged
-from tieline.wire.method_path import check, read_target
+from tieline.wire.method_path import check, split_target
 from tieline.wire.trace_context import IdSource, continue_or_start
 
 MAX_TARGETS: Final = 1024
@@ -292,7 +292,9 @@ class Proxy:
         return continue_or_start(noted.get(b"traceparent"), None, self._new_ids).traceparent
 
     def _read_target(self, named: bytes) -> tuple[Target, Fields]:
-        target = read_target(named.decode("utf-8", "surrogateescape"), self._namespace)
+        if not named:
+            raise BadRequest("app id is empty", hint=_TARGET_HINT)
+        target = split_target(named.decode("utf-8", "surrogateescape"), self._namespace)
         is_own = target.app_id == self._app_id and target.namespace == self._namespace
         added = [] if is_own else flagged(identity(self._app_id, self._namespace, target.app_id))
         if len(named) <= MAX_TARGET_BYTES:

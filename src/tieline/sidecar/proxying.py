@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from tieline.app.rpc_route import APP_LIMITS, Channel, RpcRoute
 from tieline.config.settings import Settings
@@ -10,9 +11,13 @@ from tieline.inbound.proxied import ProxiedCalls
 from tieline.model import CallRecord
 from tieline.names.cache import NameCache
 from tieline.net.deadlines import Deadlines
+from tieline.net.http2_client import Upkeep
 from tieline.net.http2_pool import Http2Pool
 from tieline.outbound.proxy import PeerRoute, Proxy
 from tieline.wire.trace_context import IdSource
+
+CONNECT_WITHIN_S: Final = 20.0
+"""How long the app may take to accept a connection, and then to say that it speaks HTTP/2 (G-30)."""
 
 
 class Proxying:
@@ -31,7 +36,14 @@ class Proxying:
         self._peers = peers
         self._over = over
         self._deadlines = Deadlines()
-        self._pool = Http2Pool(native=False, limits=APP_LIMITS)
+        self._pool = Http2Pool(
+            native=False,
+            limits=APP_LIMITS,
+            upkeep=Upkeep(settings_within_s=CONNECT_WITHIN_S, ping_after_s=None),
+            connect_within_s=CONNECT_WITHIN_S,
+            more_when_full=False,
+            keeps_last=True,
+        )
         self._app = RpcRoute(
             host=settings.app_channel_address,
             port=settings.app_port or 0,
