@@ -68,6 +68,7 @@ def check_paths(paths: Sequence[str], environ: Mapping[str, str]) -> tuple[Check
         files.check(path)
     for checked in checker.configurations:
         _check_metrics(checked)
+        _check_names(checked)
     return checker, files
 
 
@@ -87,6 +88,37 @@ def _check_metrics(checked: Checked) -> None:
     _, problems = compile_rules((rule.name, rule.labels) for rule in metric.rules)
     for problem in problems:
         checked.found.error(line("rules"), f"metrics: {problem}")
+
+
+def _check_names(checked: Checked) -> None:
+    """Look for name resolution that no start could make (N-1, N-2)."""
+    spec = checked.configuration.name_resolution
+    if spec is None or not spec.component:
+        return
+    from tieline.names.builtin import RESOLVERS
+    from tieline.names.registry import local_registry
+    from tieline.names.resolver import BadResolver, InstanceFacts, Resolver, create
+    from tieline.net.tasks import spawn
+
+    facts = InstanceFacts(
+        app_id="app",
+        namespace="default",
+        host_address="127.0.0.1",
+        http_port=1,
+        grpc_port=1,
+        internal_port=1,
+        app_port=1,
+        pid=1,
+        started=0.0,
+    )
+
+    def registry(*_: object) -> Resolver:
+        return local_registry(facts, environ={}, spawn=spawn)
+
+    try:
+        create(spec, facts, spawn, {**RESOLVERS, "registry": registry})
+    except BadResolver as error:
+        checked.found.error(spec.place.line, f"nameResolution: {error.cause}", error.remedy)
 
 
 class Paths:

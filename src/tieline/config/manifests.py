@@ -59,12 +59,14 @@ class Broken(NamedTuple):
     Attributes:
         kind: Empty if it is not even known.
         line: ``None`` where the parser does not know.
+        root: The whole document, if it is YAML and a mapping.
     """
 
     kind: str
     file: str
     line: int | None
     text: str
+    root: Node | None = None
 
 
 class _Chunk(NamedTuple):
@@ -133,14 +135,15 @@ def _read_chunk(chunk: _Chunk, file: str, budget: Budget) -> Iterator[Manifest |
         for root in read_documents(chunk.text, before=chunk.before, repeats=repeats):
             budget.spend(root.size)
             if not root.is_null:
-                yield _manifest(root, tuple(repeats), file)
+                yield read_manifest(root, tuple(repeats), file)
             repeats.clear()
     except YamlProblem as error:
         budget.spend(min(MAX_NODES, len(chunk.text) // 2))  # it may have come that far
         yield Broken("", file, error.line, error.text)
 
 
-def _manifest(root: Node, repeats: tuple[Repeat, ...], file: str) -> Manifest | Broken:
+def read_manifest(root: Node, repeats: tuple[Repeat, ...], file: str) -> Manifest | Broken:
+    """Return what a document says of itself."""
     kind = ""
     try:
         block(root, "")
@@ -158,7 +161,7 @@ def _manifest(root: Node, repeats: tuple[Repeat, ...], file: str) -> Manifest | 
             line=root.line,
         )
     except WrongType as error:
-        return Broken(kind, file, error.line, str(error))
+        return Broken(kind, file, error.line, str(error), root if isinstance(root.content, dict) else None)
 
 
 def bad_name(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
+from tieline.config.spelling import closest
 from tieline.errors import ConfigError, StartError
 from tieline.model import Endpoint, Target
 
@@ -114,6 +115,20 @@ Factory: TypeAlias = Callable[[ResolverSpec, InstanceFacts, Spawn], Resolver]
 """Makes a resolver without I/O; raises ``ConfigError`` made by ``init_failure``."""
 
 
+class BadResolver(ConfigError):
+    """What a Configuration says of name resolution cannot be used.
+
+    Attributes:
+        cause: What is wrong, without where.
+        remedy: What to do.
+    """
+
+    def __init__(self, text: str, cause: str, remedy: str) -> None:
+        super().__init__(f"{text}: {cause}; {remedy}")
+        self.cause = cause
+        self.remedy = remedy
+
+
 def create(spec: ResolverSpec, facts: InstanceFacts, spawn: Spawn, factories: Mapping[str, Factory]) -> Resolver:
     """Make the resolver that a user configured (N-1, N-2).
 
@@ -126,7 +141,7 @@ def create(spec: ResolverSpec, facts: InstanceFacts, spawn: Spawn, factories: Ma
         factories: Makers by lower-case component name, e.g. ``builtin.RESOLVERS``.
 
     Raises:
-        ConfigError: There is no such component, or its configuration cannot be used. Unlike ``daprd``, which
+        BadResolver: There is no such component, or its configuration cannot be used. Unlike ``daprd``, which
             starts and then fails every call, nothing starts with a resolver that cannot work.
     """
     factory = factories.get(spec.component.lower())
@@ -134,15 +149,17 @@ def create(spec: ResolverSpec, facts: InstanceFacts, spawn: Spawn, factories: Ma
         return factory(spec, facts, spawn)
     usable = ", ".join(sorted(factories))
     remedy = f"set spec.nameResolution.component to one of: {usable}; or leave nameResolution out"
+    guess = closest(spec.component, factories)
     if factory is not None:
         remedy = "use version v1"
+    elif guess:
+        remedy = f'did you mean "{guess}"? {remedy[0].upper()}{remedy[1:]}'
     label = label_of(spec)
     problem = f"couldn't find name resolver {label}"
     if factory is None and spec.component.lower() in NOT_BUILT:
         problem = f"name resolver {label} is not built into this version of Tieline"
-    raise ConfigError(
-        f"[CREATE_COMPONENT_FAILURE]: initialization error occurred for nr ({label}): {problem}; {remedy}"
-    )
+    where = f"[CREATE_COMPONENT_FAILURE]: initialization error occurred for nr ({label})"
+    raise BadResolver(where, problem, remedy)
 
 
 def label_of(spec: ResolverSpec) -> str:
@@ -150,15 +167,15 @@ def label_of(spec: ResolverSpec) -> str:
     return f"{spec.component}/{spec.version or 'v1'}"
 
 
-def init_failure(label: str, cause: str, remedy: str) -> ConfigError:
+def init_failure(label: str, cause: str, remedy: str) -> BadResolver:
     """Return the error for a configuration that cannot be used, in Dapr's words (N-2)."""
-    return ConfigError(_init_text(label, cause, remedy))
+    return BadResolver(_init_where(label), cause, remedy)
 
 
 def start_failure(label: str, cause: str, remedy: str) -> StartError:
     """Return the error for a resolver that is configured well and still cannot start (N-2)."""
-    return StartError(_init_text(label, cause, remedy))
+    return StartError(f"{_init_where(label)}: {cause}; {remedy}")
 
 
-def _init_text(label: str, cause: str, remedy: str) -> str:
-    return f"[INIT_COMPONENT_FAILURE]: initialization error occurred for nr ({label}): {cause}; {remedy}"
+def _init_where(label: str) -> str:
+    return f"[INIT_COMPONENT_FAILURE]: initialization error occurred for nr ({label})"

@@ -52,7 +52,10 @@ def sqlite(spec: ResolverSpec, facts: InstanceFacts, spawn: Spawn) -> Resolver:
         config = parse_configuration(spec.configuration)
         row = HostRow(facts.app_id, "", _address(facts))
     except ConfigError as error:
-        raise init_failure(label, str(error), "correct spec.nameResolution.configuration") from None
+        remedy = "correct spec.nameResolution.configuration"
+        if not isinstance(spec.configuration, Mapping):
+            remedy += ": it needs connectionString, the path of a file that these sidecars share"
+        raise init_failure(label, str(error), remedy) from None
     where = config.place.path or "the database"
     remedy = f"see that {where} is an SQLite file that can be written, in a folder that exists"
     return FileResolver(

@@ -132,3 +132,39 @@ def test_what_metrics_could_not_use_is_an_error(
 
     assert main(["validate", "c.yaml"]) == 1
     assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "hint"),
+    [
+        ("{component: sqlit}", "couldn't find name resolver sqlit/v1", 'did you mean "sqlite"?'),
+        ("{component: consul}", "name resolver consul/v1 is not built", "set spec.nameResolution.component"),
+        ("{component: mdns, version: v7}", "couldn't find name resolver mdns/v7", "use version v1"),
+        ("{component: sqlite}", "input object cannot be cast", "correct spec.nameResolution.configuration: it needs"),
+        ("{component: mdns, configuration: {trustNetwork: perhaps}}", "invalid value for 'trustNetwork'", "correct"),
+    ],
+)
+def test_name_resolution_that_ends_a_start_is_an_error(
+    names: str, words: str, hint: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "c.yaml").write_text(
+        f"kind: Configuration\napiVersion: dapr.io/v1alpha1\nspec:\n  nameResolution: {names}\n"
+    )
+
+    assert main(["validate", "c.yaml"]) == 1
+    error, told, *_ = capsys.readouterr().out.splitlines()
+    assert error.startswith(f"c.yaml:4: error: nameResolution: {words}")
+    assert told.startswith(f"    hint: {hint}")
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["{component: registry}", "{component: MDNS}", "{component: sqlite, configuration: {connectionString: x.db}}"],
+)
+def test_name_resolution_that_can_be_is_none(names: str, folder: Path) -> None:
+    (folder / "c.yaml").write_text(
+        f"kind: Configuration\napiVersion: dapr.io/v1alpha1\nspec: {{nameResolution: {names}}}\n"
+    )
+
+    assert main(["validate", "--strict", "c.yaml"]) == 0
+    assert [path.name for path in folder.iterdir()] == ["c.yaml"]

@@ -88,6 +88,7 @@ def test_good_files_have_no_findings() -> None:
         (endpoint("{baseUrl: 'http://x', headers: [{name: a, value: x}, {name: A, value: y}]}"), 4, "warning", "last", ""),
         (endpoint("{baseUrl: 'http://x', headers: [{name: a}]}"), 4, "warning", "has no value", "give value, secretKe"),
         (endpoint("{baseUrl: 'http://x', headers: [{name: a, envRef: DAPR_X}]}"), 4, "error", "may not be read", ""),
+        (endpoint("{baseUrl: 'http://x', headers: [{name: a, envRef: NOT_SET}]}"), 4, "warning", "NOT_SET is not set here", "set it"),
         (endpoint("{baseUrl: 'http://x', headers: [{name: a, value: x, envRef: X}]}"), 4, "warning", "not the variab", ""),
         (endpoint("{baseUrl: 'http://x', headers: [{name: a, secretKeyRef: {name: s}}]}"), 4, "error", "auth.secret", ""),
         (endpoint(more="auth: {store: x}\n"), 5, "warning", "auth.store is not a known key", ""),
@@ -110,6 +111,9 @@ def test_good_files_have_no_findings() -> None:
         (component("{type: middleware.http.bearer, metadata: [{name: issuerURL, value: x}]}"), 1, "error", "audience", ""),
         (component("{type: state.redis, metadata: {a: b}}"), 4, "error", "spec.metadata must be a list", ""),
         (component("{type: state.redis, metadata: [{value: x}]}"), 4, "error", "spec.metadata[0] has no name", ""),
+        (component("{type: secretstores.local.fil}"), 4, "error", "no secretstores.local.fil", 'did you mean "secrets'),
+        (component("{type: secretstores.hashicorp.vault}"), 4, "warning", "will be missing", "there are secretstores."),
+        (component("{type: secretstores.local.file, metadata: [{name: secretsFile, value: /no/such}]}"), 4, "warning", "secretsFile /no/such: no such file", "a relative path"),
         (component("{type: state.redis, initTimeout: soon}"), 4, "error", "must be a duration such as 5s", ""),
         # configurations
         (configuration("{Features: []}"), 4, "error", "spec.Features is not a known key", 'did you mean "features"?'),
@@ -152,6 +156,33 @@ def test_a_mistake_is_found_with_its_line(text: str, line: int, severity: str, w
     assert matching, found
     assert (matching[0].line, matching[0].severity) == (line, severity)
     assert matching[0].hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        (
+            endpoint("{baseUrl: 'ftp://x'}", "scopes: foo\n"),
+            [
+                "spec.baseUrl must begin with http:// or https://, not ftp://",
+                "scopes must be a list, not the value 'foo'",
+            ],
+        ),
+        (
+            endpoint("{baseUrl: 'ftp://x', headers: {a: b}}"),
+            [
+                "spec.headers must be a list, not a mapping",
+                "spec.baseUrl must begin with http:// or https://, not ftp://",
+            ],
+        ),
+        (
+            configuration("{features: {}, tracing: {samplingRate: lots}}"),
+            ["spec.features must be a list, not a mapping", "samplingRate lots is no number: 0.0001 is taken"],
+        ),
+    ],
+)
+def test_a_value_of_a_wrong_type_hides_no_other_mistake_of_its_document(text: str, messages: list[str]) -> None:
+    assert [one.message for one in check(text)] == messages
 
 
 def test_policies_that_let_in_more_than_they_seem_to_are_told() -> None:

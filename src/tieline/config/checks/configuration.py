@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from tieline.config.built import BUILT, Features
 from tieline.config.checks.component import MIDDLEWARE
 from tieline.config.checks.findings import Findings, quoted
-from tieline.config.checks.shape import Shape
+from tieline.config.checks.shape import Shape, without
 from tieline.config.configuration import DEFAULT_FEATURES, DOCUMENT, LOADING, Configuration, examine
 from tieline.config.decode import Place, WrongType
 from tieline.config.manifests import field, items, text
@@ -44,7 +44,9 @@ def check_configuration(
     document: Node, found: Findings, *, built: Features = BUILT
 ) -> tuple[Configuration | None, list[HandlerUse]]:
     """Note what is wrong; return what it says, as far as it goes, and the components that its pipelines want."""
-    Shape(found, any_case=False).check(DOCUMENT, document)
+    shape = Shape(found, any_case=False)
+    shape.check(DOCUMENT, document)
+    document = without(document, shape.wrong)
     handlers: list[HandlerUse] = []
     with contextlib.suppress(WrongType):  # the shape, and noted by then
         spec = field(document, "spec")

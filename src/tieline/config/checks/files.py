@@ -15,12 +15,12 @@ from tieline.config.checks.findings import Finding, Findings, quoted
 from tieline.config.checks.resiliency import SCHEMA as RESILIENCY
 from tieline.config.checks.resiliency import check_resiliency
 from tieline.config.checks.resource import StoreUse
-from tieline.config.checks.shape import Shape
+from tieline.config.checks.shape import Shape, without
 from tieline.config.configuration import MAX_FILE_BYTES as MAX_CONFIGURATION_BYTES
 from tieline.config.configuration import Configuration
 from tieline.config.decode import Schema, WrongType
 from tieline.config.environment import expand_environment, vanishing_references
-from tieline.config.manifests import API_VERSION, Broken, Budget, Manifest, bad_name, read_manifests
+from tieline.config.manifests import API_VERSION, Broken, Budget, Manifest, bad_name, read_manifest, read_manifests
 from tieline.config.manifests import field as field_of
 from tieline.config.resources import KINDS, OTHER_KINDS
 from tieline.config.spelling import closest
@@ -86,7 +86,7 @@ class Checker:
         for manifest in read_manifests(data, name, self._budget):
             self.documents += 1
             if isinstance(manifest, Broken):
-                found.error(manifest.line or 0, manifest.text)
+                self._broken(data, manifest, found, wanted)
             elif manifest.kind == "Configuration" or (alone and _looks_like_configuration(manifest)):
                 self._configuration(data, manifest, found, wanted)
             else:
@@ -138,6 +138,17 @@ class Checker:
             found.error(error.line or 0, error.text)
             return None
 
+    def _broken(self, data: bytes, broken: Broken, found: Findings, wanted: _Wanted) -> None:
+        """Note why a document cannot be read, and what else is wrong with it."""
+        found.error(broken.line or 0, broken.text)
+        if broken.root is None or broken.kind not in _SCHEMAS:
+            return
+        shape = Shape(found, any_case=True)
+        shape.check(_SCHEMAS[broken.kind], broken.root)
+        rest = read_manifest(without(broken.root, shape.wrong), (), found.file)
+        if isinstance(rest, Manifest):
+            self._resource(data, rest, found, wanted)
+
     def _resource(self, data: bytes, manifest: Manifest, found: Findings, wanted: _Wanted) -> None:
         if manifest.kind not in KINDS or manifest.api_version != API_VERSION:
             self._passed_over(manifest, found)
@@ -149,9 +160,11 @@ class Checker:
             found.error(manifest.line, f"metadata.name {manifest.name!r} {wrong}")
         elif not manifest.name:
             found.error(manifest.line, "metadata.name is missing")
-        Shape(found, any_case=True).check(_SCHEMAS[manifest.kind], manifest.root)
+        shape = Shape(found, any_case=True)
+        shape.check(_SCHEMAS[manifest.kind], manifest.root)
+        rest = manifest._replace(root=without(manifest.root, shape.wrong))
         try:
-            self._seen.append(self._read(data, manifest, found, wanted))
+            self._seen.append(self._read(data, rest, found, wanted))
         except WrongType as error:
             found.error(error.line, str(error))
             self._seen.append(Seen(manifest))

@@ -81,5 +81,8 @@ class Uses:
             refused = refused_variable(source.variable, self._environ)
             if refused:
                 self._found.error(source.line, f"{what}: the variable {source.variable} may not be read: {refused}")
+            elif source.variable not in self._environ:
+                message = f"{what}: the variable {source.variable} is not set here: without it there is no value"
+                self._found.warn(source.line, message, "set it where the sidecar starts")
         else:
             self._found.warn(source.line, f"{what} has no value", "give value, secretKeyRef or envRef")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tieline.config.checks.findings import Findings, quoted
 from tieline.config.decode import ListOf, MapOf, Scalar, Schema, WrongType, read_scalar
@@ -15,11 +15,15 @@ class Shape:
 
     Args:
         any_case: Keys are matched in any case of letters, as in resources; not in Configurations (C-3).
+
+    Attributes:
+        wrong: What is of a wrong type.
     """
 
     def __init__(self, found: Findings, *, any_case: bool) -> None:
         self._found = found
         self._any_case = any_case
+        self.wrong: list[Node] = []
 
     def check(self, schema: Schema, node: Node, path: str = "") -> None:
         """Note what does not fit."""
@@ -30,7 +34,7 @@ class Shape:
         elif isinstance(schema, ListOf):
             self._list(schema, node, path)
         elif not isinstance(node.content, dict):
-            self._wrong(WrongType(path, "a mapping", node))
+            self._wrong(WrongType(path, "a mapping", node), node)
         elif isinstance(schema, MapOf):
             for key, value in node.content.items():
                 self.check(schema.value, value, f"{path}.{key}")
@@ -53,7 +57,7 @@ class Shape:
 
     def _list(self, schema: ListOf, node: Node, path: str) -> None:
         if not isinstance(node.content, list):
-            self._wrong(WrongType(path, "a list", node))
+            self._wrong(WrongType(path, "a list", node), node)
             return
         for at, item in enumerate(node.content):
             self.check(schema.item, item, f"{path}[{at}]")
@@ -62,7 +66,22 @@ class Shape:
         try:
             read_scalar(schema, node, path)
         except WrongType as error:
-            self._wrong(error)
+            self._wrong(error, node)
 
-    def _wrong(self, error: WrongType) -> None:
+    def _wrong(self, error: WrongType, node: Node) -> None:
         self._found.error(error.line, str(error))
+        self.wrong.append(node)
+
+
+def without(root: Node, wrong: Sequence[Node]) -> Node:
+    """Return a document without some of its parts, so that the rest of it can be looked at."""
+    return root if not wrong else _without(root, frozenset(map(id, wrong)))
+
+
+def _without(node: Node, wrong: frozenset[int]) -> Node:
+    if isinstance(node.content, dict):
+        entries = {key: _without(value, wrong) for key, value in node.content.items() if id(value) not in wrong}
+        return Node(entries, node.line, key_lines=node.key_lines)
+    if isinstance(node.content, list):
+        return Node([_without(item, wrong) for item in node.content if id(item) not in wrong], node.line)
+    return node
