@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeAlias
 from urllib.parse import quote
 
+from tieline.config.spelling import closest
 from tieline.errors import ResolverFailed, TielineError, UnknownTarget, untrace
 from tieline.model import Endpoint, Target
 from tieline.names.resolver import Resolver, Spawn
@@ -34,6 +35,10 @@ MAX_NAMES: Final = 4096
 MAX_SET_ASIDE: Final = 1024
 MAX_HINT_BYTES: Final = 512
 MAX_HINT_NAMES: Final = 10
+MAX_COMPARED: Final = 100
+"""Most known names among which a misspelt one is looked for."""
+MAX_COMPARED_LENGTH: Final = 100
+"""Letters of a name beyond which nobody looks for what it might be a misspelling of."""
 
 _Key: TypeAlias = tuple[str, str]
 
@@ -295,12 +300,14 @@ class NameCache:
 
 
 def miss_hint(asked: str, target: Target, known: Sequence[str], seen_s: float = float("inf")) -> str:
-    """Return one line on an unknown name: who was asked, when it was last seen, which names are known.
+    """Return one line on an unknown name: the name that was meant, who was asked, when it was last seen, who is known.
 
     At most ``MAX_HINT_BYTES``, ASCII; names are percent-encoded, since others choose them. Names that differ from
     the wanted one only in case come first.
     """
     parts = [f"asked: {asked}"] if asked else []
+    if meant := _meant(target, known):
+        parts.insert(0, meant)
     if seen_s < 3600:
         parts.append(f"last seen {seen_s:.0f} s ago")
     wanted = target.app_id.lower()
@@ -312,6 +319,21 @@ def miss_hint(asked: str, target: Target, known: Sequence[str], seen_s: float = 
     shown = _fitting(names, MAX_HINT_BYTES - len(line) - len(" and 4294967295 more"))
     more = len(names) - len(shown)
     return (line + ", ".join(shown) + (f" and {more} more" if more else ""))[:MAX_HINT_BYTES]
+
+
+def _meant(target: Target, known: Sequence[str]) -> str:
+    """Return a question about the known name that is most like the wanted one; empty if none is."""
+    wanted = target.app_id
+    if len(wanted) > MAX_COMPARED_LENGTH or f"{wanted}.{target.namespace}" in known or wanted in known:
+        return ""
+    by_id = {
+        name.partition(".")[0]: name for name in reversed(known[:MAX_COMPARED]) if len(name) <= MAX_COMPARED_LENGTH
+    }
+    guess = closest(wanted, by_id)
+    if not guess:
+        return ""
+    rule = " names are case-sensitive" if guess != wanted and guess.lower() == wanted.lower() else ""
+    return f'did you mean "{_encoded(by_id[guess])}"?{rule}'
 
 
 def _encoded(name: str) -> str:

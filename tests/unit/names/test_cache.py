@@ -359,7 +359,8 @@ async def test_a_miss_has_the_text_of_the_last_resolver_and_says_who_was_asked_a
 
     assert error.text == "no host found with the given ID"
     assert error.cause is Cause.NAME_UNKNOWN
-    assert error.hint == "asked: local registry, sqlite; known now: Orders, billing, %C3%BCber.green"
+    assert error.hint.startswith('did you mean "Orders"? names are case-sensitive; asked: local registry, sqlite; ')
+    assert error.hint.endswith("; known now: Orders, billing, %C3%BCber.green")
     assert not error.lately_known
 
 
@@ -447,6 +448,21 @@ def test_a_hint_shows_ten_names_and_how_many_more_there_are() -> None:
 
     assert hint.endswith("app-08, app-09 and 15 more")
     assert "app-10" not in hint
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "question"),
+    [
+        ("Node", ["node", "shop"], 'did you mean "node"? names are case-sensitive; asked: r; known now: node, shop'),
+        ("nodd", ["node", "shop"], 'did you mean "node"?; asked: r; known now: node, shop'),
+        ("node", ["node.blue"], 'did you mean "node.blue"?; asked: r; known now: node.blue'),
+        ("sh op", ["sh%op"], 'did you mean "sh%25op"?; asked: r; known now: sh%25op'),
+        ("node", ["shop"], "asked: r; known now: shop"),
+        ("node", ["node"], "asked: r; known now: node"),
+    ],
+)
+def test_a_hint_begins_with_the_name_that_was_most_likely_meant(wanted: str, known: list[str], question: str) -> None:
+    assert miss_hint("r", target(wanted), known) == question
 
 
 def test_a_hint_without_any_known_name_says_what_to_look_at() -> None:
