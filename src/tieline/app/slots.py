@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 from tieline.model import Body, Headers
@@ -42,7 +43,9 @@ class Slots:
             if waiter.done() and not waiter.cancelled():
                 self.release()
             else:
-                self._waiting.remove(waiter)
+                # ``release`` may have passed over it in this very turn.
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(waiter)
             raise
 
     def release(self) -> None:

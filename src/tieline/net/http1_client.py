@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import socket
@@ -424,6 +425,9 @@ class Http1Pool:
                         self.give_back(lent, reusable=True)
                     else:
                         self._admit()  # the turn is the next one's
+                else:
+                    with contextlib.suppress(ValueError):
+                        self._waiting.remove(waiter)
                 raise
             if lent is not None:
                 if not lent.gone:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -85,6 +87,29 @@ async def test_a_turn_that_is_given_up_goes_to_the_next_who_waits(app: App, monk
     assert second.cancelled()
     assert not lent.gone
     pool.give_back(lent, reusable=False)
+
+
+async def test_calls_that_gave_up_waiting_leave_nothing_behind(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long all connections are taken, and however many ask meanwhile."""
+    monkeypatch.setattr(http1_client, "CONNECTIONS_MAX", 1)
+    pool = pool_to(app)
+    lent = await pool.open()
+    before = futures()
+
+    for _ in range(50):
+        waiting = asyncio.create_task(pool.open())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+
+    assert futures() - before < 10
+    pool.give_back(lent, reusable=False)
+
+
+def futures() -> int:
+    gc.collect()
+    return sum(type(each) is asyncio.Future for each in gc.get_objects())
 
 
 @pytest.mark.rule("H-112")
