@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -21,8 +21,8 @@ BIND_PAUSES_S: Final = (0.1, 0.2, 0.4)
 """First pauses between tries; later ones are ``BIND_PAUSE_MAX_S``."""
 BIND_PAUSE_MAX_S: Final = 0.5
 BACKLOG: Final = 1024
-# By the family of a connection, the addresses that mean all of that family.
-_ALL: Final[Mapping[int, tuple[str, ...]]] = {socket.AF_INET: ("0.0.0.0", "::"), socket.AF_INET6: ("::",)}
+_MAPPED: Final = "::ffff:"
+"""Before an IPv4 address that is written as one of IPv6."""
 PROBE_AFTER_S: Final = 15
 """Silence after which the kernel asks whether the other host is still there, and then again."""
 PROBES: Final = 9
@@ -192,16 +192,16 @@ class Listener:
         """Whether a connection that this process opened leads here. What reaches us by a detour cannot be told."""
         try:
             host, port = sock.getpeername()[:2]
-            own = sock.getsockname()[0]
+            own = sock.getsockname()[0].removeprefix(_MAPPED)
         except OSError:
             return False
-        for bound_host, bound_port in self._bound:
-            if port == bound_port and (
-                host == bound_host
-                or (bound_host in _ALL.get(sock.family, ()) and (host == own or ip_address(host).is_loopback))
-            ):
-                return True
-        return False
+        host = host.removeprefix(_MAPPED)
+        everything = ("::",) if ":" in host else ("0.0.0.0", "::")
+        return any(
+            port == bound_port
+            and (host == bound_host or (bound_host in everything and (host == own or ip_address(host).is_loopback)))
+            for bound_host, bound_port in self._bound
+        )
 
     async def accept(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         """Begin to accept connections."""

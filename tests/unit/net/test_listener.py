@@ -61,6 +61,8 @@ async def test_the_kernel_looks_after_connections_that_fell_silent() -> None:
         ("127.0.0.1", "127.0.0.1", True),
         ("", "127.0.0.1", True),
         ("0.0.0.0", "127.0.0.5", True),
+        ("127.0.0.1", "::ffff:127.0.0.1", True),
+        ("0.0.0.0", "::ffff:127.0.0.5", True),
         ("127.0.0.5", "127.0.0.1", False),
     ],
 )
