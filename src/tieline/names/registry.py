@@ -28,7 +28,7 @@ from tieline.model import Endpoint
 from tieline.names.file_resolver import FileResolver
 from tieline.names.hosts_file import FileTrouble, HostRow, HostsFile, HostsSettings, Place, explain, remove_leftovers
 from tieline.names.resolver import InstanceFacts, Spawn
-from tieline.names.sidecars import SidecarEntry, SidecarFacts, facts_in, write_facts
+from tieline.names.sidecars import SidecarEntry, SidecarFacts, facts_in, is_plausible, write_facts
 
 REGISTRY_FILE: Final = "registry.db"
 SETTINGS: Final = HostsSettings(pragmas=("synchronous(NORMAL)",))
@@ -216,7 +216,12 @@ def _content_at(uri: str) -> tuple[list[tuple[object, ...]], list[SidecarFacts]]
 
 def _instance(row: tuple[object, ...]) -> Instance:
     texts = [str(value) for value in row[:5]]
-    numbers = [value if isinstance(value, int) else 0 for value in row[5:11]]
+    last_update = row[5] if isinstance(row[5], int) else 0
+    names = ("http_port", "grpc_port", "internal_port", "app_port", "pid")
+    numbers = [
+        value if isinstance(value, int) and is_plausible(name, value) else 0
+        for name, value in zip(names, row[6:11], strict=True)
+    ]
     started = row[11]
     return Instance(
         registration_id=texts[0],
@@ -224,13 +229,13 @@ def _instance(row: tuple[object, ...]) -> Instance:
         namespace=texts[2],
         address=texts[3],
         version=texts[4],
-        last_update=numbers[0],
-        http_port=numbers[1],
-        grpc_port=numbers[2],
-        internal_port=numbers[3],
-        app_port=numbers[4],
-        pid=numbers[5],
-        started=started if isinstance(started, float) else 0.0,
+        last_update=last_update,
+        http_port=numbers[0],
+        grpc_port=numbers[1],
+        internal_port=numbers[2],
+        app_port=numbers[3],
+        pid=numbers[4],
+        started=started if isinstance(started, float) and is_plausible("started", started) else 0.0,
     )
 
 

@@ -34,6 +34,9 @@ KEEP_UNSEEN_S: Final = 7 * 86400.0
 """The same for one in another container, which may live unseen."""
 MAX_SIDECARS: Final = 1000
 """Most rows that are read."""
+MAX_PID: Final = (1 << 31) - 1
+MAX_TIME: Final = 1e11
+"""In seconds since 1970, some three thousand years."""
 MAX_FACTS_BYTES: Final = 65536
 """A longer row was not written by a sidecar."""
 
@@ -219,6 +222,15 @@ def facts_in(db: sqlite3.Connection) -> list[SidecarFacts]:
     return [facts for (text,) in rows if (facts := _parsed(text)) is not None]
 
 
+def is_plausible(name: str, value: Any) -> bool:
+    """Whether a fact is one that the system takes: whoever reads it may connect to it, or show it as a date."""
+    if name.endswith("_port"):
+        return bool(0 <= value < 65536)
+    if name == "pid":
+        return bool(0 <= value <= MAX_PID)
+    return name != "started" or bool(0 <= value <= MAX_TIME)
+
+
 def _parsed(text: object) -> SidecarFacts | None:
     """Read a row, that of another version too: what it does not have keeps its default."""
     try:
@@ -231,8 +243,8 @@ def _parsed(text: object) -> SidecarFacts | None:
     for field in fields(SidecarFacts):
         default = field.default
         value = document.get(field.name)
-        if isinstance(default, float) and isinstance(value, int):
+        if isinstance(default, float) and type(value) is int and is_plausible(field.name, value):
             value = float(value)
-        values[field.name] = value if type(value) is type(default) else default
+        values[field.name] = value if type(value) is type(default) and is_plausible(field.name, value) else default
     facts = SidecarFacts(**values)
     return facts if facts.app_id and facts.pid > 0 else None

@@ -54,6 +54,16 @@ def older(app_id: str, pid: int, started: float) -> tuple[str, Any]:
     return "INSERT INTO tieline_instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values
 
 
+def test_dates_and_ports_that_are_none_are_not_shown(environ: dict[str, str]) -> None:
+    sql, values = older("strange", os.getpid(), 1e300)
+    values = (*values[:3], 1 << 40, *values[4:])
+    execute(environ, (HOSTS, ()), (OWN, ()), announced("strange", 0), (sql, values))
+
+    (found,) = members(environ, ask_them=False)
+
+    assert (found.facts.started, found.facts.http_port, found.address) == (0.0, 0, None)
+
+
 def names(found: list[Member]) -> dict[str, str]:
     return {member.facts.app_id: member.status.value for member in found}
 

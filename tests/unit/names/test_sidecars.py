@@ -77,6 +77,10 @@ def test_rows_of_other_versions_and_nonsense_are_read_as_far_as_they_go(environ:
     texts: list[Any] = [
         json.dumps({"app_id": "later", "pid": 5, "colour": "red", "started": 7, "http_port": "no number"}),
         json.dumps({"app_id": "", "pid": 5}),
+        json.dumps({"app_id": "huge", "pid": 5, "started": 1e300, "http_port": 70000, "app_port": -1}),
+        json.dumps({"app_id": "endless", "pid": 5, "started": 10**400, "grpc_port": 10**400}),
+        '{"app_id": "never", "pid": 5, "started": NaN}',
+        json.dumps({"app_id": "nobody", "pid": 1 << 70}),
         json.dumps([1]),
         "{",
         b"\xff\xfe",
@@ -90,7 +94,10 @@ def test_rows_of_other_versions_and_nonsense_are_read_as_far_as_they_go(environ:
 
     found = {facts.app_id: facts for facts in rows(environ)}
 
-    assert set(found) == {"orders", "later"}
+    assert set(found) == {"orders", "later", "huge", "endless", "never"}
+    for name in ("huge", "endless", "never"):
+        facts = found[name]
+        assert (facts.started, facts.http_port, facts.grpc_port, facts.app_port) == (0.0, 0, 0, 0)
     assert (found["later"].pid, found["later"].started, found["later"].http_port) == (5, 7.0, 0)
 
 
