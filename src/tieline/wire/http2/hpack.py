@@ -35,6 +35,9 @@ TABLE_SIZE: Final = 4096
 REPEATED_BYTES: Final = 1024
 """The longest block that is known again when it repeats."""
 
+MAX_NUMBER_BYTES: Final = 10
+"""Bytes of a number behind its first: more than any length can need."""
+
 __all__ = ["BadBlock", "BlockTooLarge", "HeaderDecoder", "HeaderEncoder"]
 
 
@@ -76,26 +79,30 @@ class HeaderEncoder:
 class HeaderDecoder:
     """Unpacks header blocks of one connection."""
 
-    __slots__ = ("_decode", "_decoder", "_padded_well", "_table_size")
+    __slots__ = ("_decode", "_decoder", "_table_size", "_well_formed")
 
     def __init__(self, hard_limit: int) -> None:
         self._decoder = Decoder(hard_limit)
         self._decode = self._decoder.decode
         self._table_size = self._decoder.header_table_size
-        self._padded_well = b""
+        self._well_formed = b""
 
     def decode(self, block: bytes, *, strictly: bool = True) -> Fields:
         """Return name, value and a flag for each field.
 
         Args:
             block: The block.
-            strictly: Whether the padding of Huffman codes is checked, which the codec does not do. A Tieline as peer
-                sends none.
+            strictly: Whether what the codec does not bear or see is looked at: an end within a field, and the padding
+                of Huffman codes. A Tieline as peer sends neither.
 
         Raises:
             BadBlock: The block is broken, or its table size update is not at its start (RFC 7541 §4.2).
             BlockTooLarge: It unpacks to more than the hard limit.
         """
+        # Clients repeat themselves; what a block says may change with the tables, but not how it is put together.
+        is_new = strictly and block != self._well_formed
+        if is_new:
+            check_extent(block)
         try:
             fields = self._decode(block, raw=True)
         except OversizedHeaderListError as error:
@@ -103,7 +110,7 @@ class HeaderDecoder:
         except HPACKError as error:
             raise BadBlock(str(error)) from error
         except BaseException as error:
-            # The codec panics on some blocks that end too early, and that is no Exception.
+            # The codec panics on some blocks that end too early, and writes that to standard error. It is no Exception.
             if type(error).__name__ != "PanicException":
                 raise
             raise BadBlock("header block breaks off") from error
@@ -112,12 +119,42 @@ class HeaderDecoder:
             if block[0] & 0xE0 != 0x20:
                 raise BadBlock("table size update not at the start of the block")
             self._table_size = size
-        # Clients repeat themselves; what a block says may change with the tables, but not how it is padded.
-        if strictly and block != self._padded_well:
+        if is_new:
             check_padding(block, fields)  # type: ignore[arg-type]
             if len(block) <= REPEATED_BYTES:
-                self._padded_well = block
+                self._well_formed = block
         return fields  # type: ignore[return-value]  # raw=True gives bytes
+
+
+def check_extent(block: bytes) -> None:
+    """Check that a block ends where its last field does.
+
+    Raises:
+        BadBlock: It ends within one.
+    """
+    pos, end = 0, len(block)
+    try:
+        while pos < end:
+            first = block[pos]
+            pos += 1
+            if first & 0x80:
+                if first == 0xFF:
+                    pos = _skip_number(block, pos)
+            elif first & 0xE0 == 0x20:
+                if first == 0x3F:
+                    pos = _skip_number(block, pos)
+            else:
+                mask = 0x3F if first & 0x40 else 0x0F
+                index = first & mask
+                if index == mask:
+                    pos = _skip_number(block, pos)
+                elif not index:
+                    pos = _string_at(block, pos)[1]
+                pos = _string_at(block, pos)[1]
+    except IndexError:
+        pos = end + 1
+    if pos != end:
+        raise BadBlock("header block breaks off")
 
 
 def check_padding(block: bytes, fields: Fields) -> None:
@@ -154,12 +191,8 @@ def check_padding(block: bytes, fields: Fields) -> None:
 def _check_string(block: bytes, pos: int, text: bytes) -> int:
     """Check the string at ``pos``, which says ``text``, and return where it ends."""
     first = block[pos]
-    size = first & 0x7F
-    pos += 1
-    if size == 0x7F:
-        start, pos = pos, _skip_number(block, pos)
-        size += sum((byte & 0x7F) << 7 * place for place, byte in enumerate(block[start:pos]))
-    end = pos + size
+    pos, end = _string_at(block, pos)
+    size = end - pos
     # Packed under a name from the static table, so that the string stands last. What the codec took for padding is
     # shorter than a byte, so both are of one length and differ in the padding at most.
     if first & 0x80 and size and not _pack([(b":authority", text, True)], True).endswith(block[pos:end]):
@@ -167,9 +200,22 @@ def _check_string(block: bytes, pos: int, text: bytes) -> int:
     return end
 
 
+def _string_at(block: bytes, pos: int) -> tuple[int, int]:
+    """Return where the bytes of the string at ``pos`` begin and end, the end perhaps beyond the block's."""
+    size = block[pos] & 0x7F
+    pos += 1
+    if size == 0x7F:
+        start, pos = pos, _skip_number(block, pos)
+        size += sum((byte & 0x7F) << 7 * place for place, byte in enumerate(block[start:pos]))
+    return pos, pos + size
+
+
 def _skip_number(block: bytes, pos: int) -> int:
+    start = pos
     while block[pos] & 0x80:
         pos += 1
+        if pos - start >= MAX_NUMBER_BYTES:
+            raise BadBlock("a number that is too long")
     return pos + 1
 
 

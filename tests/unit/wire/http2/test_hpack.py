@@ -37,11 +37,13 @@ CODE_BITS = REQUEST_CODES_LENGTH
         b"\0\x81\x18\1b",  # in a name,
         b"\x82\x41\x81\x18",  # behind another field,
         b"\x0f\x00\x81\x18",  # under a name with a long index
+        b"\0\x7f" + b"\xff" * 200_000,  # a length without an end
     ],
 )
-def test_a_broken_block_is_refused(bad: bytes) -> None:
+def test_a_broken_block_is_refused(bad: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadBlock):
         HeaderDecoder(HARD).decode(bad)
+    assert capfd.readouterr().err == ""  # where the codec panics, it says so there
 
 
 @settings(deadline=None)
