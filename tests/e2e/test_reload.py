@@ -226,6 +226,52 @@ async def test_a_hang_up_closes_and_opens_apis_on_open_connections_too(mesh: Mes
     assert (before, closed, opened) == ([200, 200, 200], [404, 404, 404], [200, 200, 200])
 
 
+async def test_a_hang_up_warns_of_what_a_start_warns_of_and_of_an_api_that_opens(mesh: Mesh, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    rules = "denied: [{name: invoke, version: v1, protocol: http}]"
+    config.write_text(f"spec: {{api: {{{rules}}}}}")
+    sidecar = await mesh.sidecar("a", None, "--config", str(config))
+    config.write_text(f"spec: {{apis: {{{rules}}}, mtls: {{enabled: true}}}}")
+
+    sidecar.signal(signal.SIGHUP)
+    await sidecar.says("Configuration changed: spec.api")
+    config.write_text("spec: {api: {denied: [{name: invok, protocol: http}]}}")
+    sidecar.signal(signal.SIGHUP)
+    await until(lambda: sidecar.log().count("Configuration changed: spec.api") == 2)
+
+    log = sidecar.log()
+    assert "not a key of a Configuration, so it does nothing: spec.apis" in log
+    assert "did you mean" in log
+    assert "spec.api.denied is gone: the 1 rules of it protect no longer" in log
+    assert log.count("spec.mtls.enabled is true, but a sidecar does not switch mTLS on by it") == 1
+    assert log.count("a rule without version matches nothing; such as v1") == 1
+    assert "there is no API 'invok'; did you mean" in log
+
+
+async def test_a_start_warns_of_rules_and_of_mtls_that_do_nothing(mesh: Mesh, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("spec: {api: {allowed: [{name: invoke, version: v1}]}, mtls: {enabled: true}}")
+
+    sidecar = await mesh.sidecar("a", None, "--config", str(config))
+
+    warnings = [line for line in sidecar.log().splitlines() if "level=warning" in line]
+    assert sum("a rule whose protocol is '' matches nothing; http, grpc" in line for line in warnings) == 1
+    assert sum("spec.mtls" in line for line in warnings) == 1
+
+
+@pytest.mark.rule("C-70")
+async def test_an_endpoint_whose_new_url_is_none_keeps_its_former_definition(mesh: Mesh, resources: Path) -> None:
+    app = await mesh.app(echo)
+    file = resources / "e.yaml"
+    file.write_text(endpoint("ext", f"http://127.0.0.1:{app.port}"))
+    sidecar = await mesh.sidecar("a", None, "--resources-path", str(resources))
+    file.write_text(endpoint("ext", f"127.0.0.1:{app.port}"))
+
+    await sidecar.says("HTTPEndpoint ext keeps its former definition: spec.baseUrl: ", WITHIN_S)
+
+    assert (await sidecar.call("ext", "x")).status == 200
+
+
 @pytest.mark.rule("C-71")
 @pytest.mark.parametrize(
     "text",

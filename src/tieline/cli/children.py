@@ -87,6 +87,11 @@ class Child:
         """Ask the group to stop."""
         self._signal(signal.SIGTERM)
 
+    def reload(self) -> None:
+        """Ask the process itself to read its files anew, where the system has a signal for that."""
+        if sys.platform != "win32" and not self.ended:
+            self._process.send_signal(signal.SIGHUP)
+
     def kill(self) -> None:
         """Kill what is left of the group. Idempotent."""
         if sys.platform == "win32":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
 from tieline.cli.console import Console
 from tieline.cli.supervise import Plan, Ports, supervise
+from tieline.config.duration import parse_duration
 from tieline.config.flags import Effect
 from tieline.config.options import OPTIONS
+from tieline.errors import StartError
 
 _ADJECTIVES: Final = (
     *("amber", "brave", "calm", "dusty", "eager", "fuzzy", "gentle", "hardy", "ivory", "jolly", "keen", "lucky"),
@@ -34,6 +38,14 @@ _PASSED: Final[tuple[tuple[str, str, str], ...]] = (
     ("app-health-threshold", "", "Failed checks until the app counts as ill."),
     ("placement-host-address", "", "For actors."),
     ("scheduler-host-address", "", "For jobs."),
+    ("dapr-graceful-shutdown-seconds", "", "How long calls may take to finish at the end; 5, and 0 for no limit."),
+    ("dapr-block-shutdown-duration", "", "How long calls are still taken before that, e.g. 10s."),
+    ("allowed-origins", "", "Web pages that may call the API."),
+    ("disable-init-endpoints", "", "Paths of the app not asked at its start: config, subscribe."),
+    ("dapr-public-port", "", "Port for health and metadata only."),
+    ("dapr-public-listen-address", "", "Address of that port; all if not given."),
+    ("metrics-listen-address", "", "Address of the metrics; loopback if not given."),
+    ("log-file", "", "File for the sidecar's log lines."),
     ("components-path", "d", "Deprecated: use --resources-path."),
 )
 _SWITCHES: Final[tuple[tuple[str, str], ...]] = (
@@ -102,14 +114,19 @@ def _declare_passed(function: Any) -> Any:
     metavar="FOLDER",
     help="Folder for a Unix domain socket that replaces the HTTP API port.",
 )
+@click.option("--enable-metrics/--disable-metrics", default=True, help="Serve metrics; they are on if not given.")
 @click.option("--log-as-json", is_flag=True, help="Log lines and status lines as JSON.")
 @_declare_passed
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def command(**given: Any) -> int:
     """Start an app with a sidecar beside it.
 
-    The app finds its sidecar by DAPR_HTTP_PORT. Its output is shown behind == APP ==. Ctrl-C
-    stops both, a second one kills them. If either ends, so does the other; the exit code is the app's.
+    The app finds its sidecar by DAPR_HTTP_PORT. Its output is shown behind == APP ==. If either
+    ends, so does the other; the exit code is the app's.
+
+    Ctrl-C or SIGTERM lets calls in progress finish, for 5 s unless --dapr-graceful-shutdown-seconds says
+    otherwise, and then stops the app, which is killed 6 s later. A second one kills both at once. SIGHUP
+    has the sidecar read its files anew.
 
     \b
       tieline run --app-id orders --app-port 5001 -- python orders.py
@@ -139,8 +156,29 @@ def plan_of(given: dict[str, Any]) -> Plan:
         socket_folder=given["unix_domain_socket"],
         resources=resources,
         sidecar_flags=tuple(_sidecar_flags(given, resources)),
+        drain_s=_drain_s(given),
         as_json=given["log_as_json"],
     )
+
+
+def _drain_s(given: dict[str, Any]) -> float | None:
+    """Return how long the sidecar may take for its end by its options; what they mean is its own business to say."""
+    try:
+        grace = int(given["dapr_graceful_shutdown_seconds"] or "5")
+        block_s = parse_duration(given["dapr_block_shutdown_duration"] or "0s")
+    except ValueError:
+        return 5.0
+    return None if grace == 0 else max(block_s, 0.0) + (5.0 if grace < 0 else float(grace))
+
+
+def _asks_for_mtls(files: Sequence[str]) -> bool:
+    """Whether Configurations switch mTLS on (K-12); what cannot be read is for the sidecar to tell."""
+    from tieline.config.configuration import asks_for_mtls
+
+    try:
+        return asks_for_mtls(files, os.environ)
+    except StartError:
+        return False
 
 
 def _sidecar_flags(given: dict[str, Any], resources: tuple[str, ...]) -> list[str]:
@@ -165,6 +203,10 @@ def _sidecar_flags(given: dict[str, Any], resources: tuple[str, ...]) -> list[st
     for name in (*(name for name, _ in _SWITCHES), "log-as-json"):
         if given[_parameter(name)]:
             flags.append(f"--{name}")
+    if given["config"] and _asks_for_mtls(given["config"]):
+        flags.append("--enable-mtls")
+    if not given["enable_metrics"]:
+        flags.append("--enable-metrics=false")
     return flags
 
 

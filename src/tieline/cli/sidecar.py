@@ -97,14 +97,17 @@ def _run(options: Options) -> int:
     given = ineffective(options)
     if ports := [name for name in given if name in _PORTS]:
         log.info("not served by this version of Tieline, nothing listens there: %s", ", ".join(ports))
-    without = [name for name in (*given, *configuration.ineffective) if name not in _PORTS]
+    told = {*_PORTS, "spec.mtls"} if configuration.asks_for_mtls else _PORTS
+    without = [name for name in (*given, *configuration.ineffective) if name not in told]
     if settings.app_protocol in ("grpc", "grpcs"):
         without.append(f"--app-protocol {settings.app_protocol}")
     if without:
         log.warning("given, but of no effect in this version of Tieline: %s", ", ".join(without))
-    for key, (place, guess) in configuration.unknown.items():
-        hint = f'; did you mean "{guess}"?' if guess else ""
-        log.warning("not a key of a Configuration, so it does nothing: %s (%s%s)", key, place, hint)
+    if settings.config_files:
+        from tieline.config.remarks import remarks
+
+        for text in remarks(configuration):
+            log.warning("%s", text)
     from tieline.net.loop import run
 
     async def start() -> int:

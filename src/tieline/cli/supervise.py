@@ -26,6 +26,7 @@ from tieline.cli.children import Child, Guard, describe, exit_code
 from tieline.cli.console import Console, relay
 from tieline.cli.ports import HeldPort, is_free
 from tieline.cli.wait import Address, is_listening, probe_outbound
+from tieline.net.terminal import ends_with_terminal, has_terminal
 
 # -P: a file of the user's in the working directory must not stand in for a module of ours.
 SIDECAR_COMMAND: Final = (sys.executable, "-P", "-m", "tieline", "sidecar")
@@ -68,6 +69,7 @@ class Plan:
         socket_folder: Of the APIs' Unix domain sockets; empty for none.
         resources: Folders that must exist.
         sidecar_flags: Passed on as they are.
+        drain_s: How long the sidecar lets calls in progress finish before its end; ``None`` for no limit.
         as_json: Status lines as JSON.
     """
 
@@ -81,6 +83,7 @@ class Plan:
     socket_folder: str = ""
     resources: tuple[str, ...] = ()
     sidecar_flags: tuple[str, ...] = ()
+    drain_s: float | None = 5.0
     as_json: bool = False
 
 
@@ -91,7 +94,9 @@ class Limits:
     sidecar_start_s: float = 60.0
     app_listen_s: float = 30.0
     stop_s: float = 6.0
-    """From SIGTERM to SIGKILL: the sidecar drains for 5 s."""
+    """From the app's SIGTERM to its SIGKILL."""
+    beyond_drain_s: float = 1.0
+    """The same for the sidecar, beyond the time that its calls have to finish."""
     after_kill_s: float = 2.0
 
 
@@ -101,6 +106,7 @@ class NotStarted(Exception):
 
 class _Event(Enum):
     SIGNAL = auto()
+    RELOAD = auto()
     SIDECAR_ENDED = auto()
     APP_ENDED = auto()
 
@@ -142,13 +148,19 @@ class _Run:
         self._app: Child | None = None
         self._relays: list[threading.Thread] = []
         self._guard = Guard()
+        self._reload_asked = False
+        self._is_up = False
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Turn the signals that ask us to stop into events."""
+        """Turn the signals that ask us to stop, or to read files anew, into events."""
+        ends_with_it = ends_with_terminal()
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            self._events.put(_Event.SIGNAL)
+            hung_up = number not in (signal.SIGINT, signal.SIGTERM)
+            # A terminal that was closed hangs up too, and ends what runs in it.
+            is_reload = hung_up and not (ends_with_it and not has_terminal())
+            self._events.put(_Event.RELOAD if is_reload else _Event.SIGNAL)
 
         names = ("SIGINT", "SIGTERM", "SIGHUP")
         numbers = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
@@ -166,7 +178,7 @@ class _Run:
             self._start_app()
         if event is None:
             self._tell_processes()
-        if event is None:
+            self._pass_on_reloads()
             subject = "Both Dapr and your app logs" if self._app else "Dapr logs"
             self._console.success(f"You're up and running! {subject} will appear here.\n")
             event = self._watch()
@@ -342,7 +354,7 @@ class _Run:
         try:
             self._app = app = Child(command, environment=self._app_environment(os.environ), output=subprocess.PIPE)
         except OSError as error:
-            self._stop()
+            self._stop(drains=False)
             raise NotStarted(f"Failed to start {command[0]}: {error.strerror or error}") from error
         self._guard.watch(app)
         self._relays = [
@@ -386,7 +398,23 @@ class _Run:
                 if time.monotonic() > end:
                     self._warn_not_listening()
                     break
-        return self._events.get()
+        while True:
+            event = self._next(None, waits=True)
+            if event is not None:
+                return event
+
+    def _pass_on_reloads(self) -> None:
+        """From now on the sidecar takes a hang-up as a wish to reload: before that it would die of it."""
+        self._is_up = True
+        if self._reload_asked:
+            self._reload()
+
+    def _reload(self) -> None:
+        if not self._is_up:
+            self._reload_asked = True
+        elif self._sidecar is not None:
+            self._console.info("Hang-up received: the sidecar reads its files anew")
+            self._sidecar.reload()
 
     def _warn_not_listening(self) -> None:
         host, port = self._app_endpoint()
@@ -404,7 +432,7 @@ class _Run:
             self._console.info(f"\nThe app has ended ({self._how(self._app)}): shutting down")
         else:
             self._console.info(f"\nThe sidecar has ended ({self._how(self._sidecar)}): shutting down")
-        self._stop()
+        self._stop(drains=event is _Event.SIGNAL)
         return self._code(event)
 
     def _code(self, event: _Event) -> int:
@@ -417,18 +445,19 @@ class _Run:
         asked_to = event is not _Event.APP_ENDED and returncode == -signal.SIGTERM
         return 0 if asked_to else exit_code(returncode)
 
-    def _stop(self) -> None:
-        """Ask both to stop, wait, and kill what is left; at a second signal at once."""
-        end = time.monotonic() + self._limits.stop_s
-        for child in self._children():
-            child.terminate()
-        while not all(child.gone for child in self._children()):
-            if self._next(POLL_S) is _Event.SIGNAL:
-                self._console.warn("Signal received again: killing what is left")
-                break
-            if time.monotonic() > end:
-                self._console.warn(f"Not stopped within {self._limits.stop_s:g} s: killing what is left")
-                break
+    def _stop(self, *, drains: bool) -> None:
+        """Ask both to stop, wait, and kill what is left; at a second signal at once.
+
+        Args:
+            drains: The app stays until the calls that it answers are over, which is when the sidecar has ended.
+        """
+        limits, drain_s = self._limits, self._plan.drain_s
+        patient = True
+        if drains and self._sidecar is not None:
+            longest = None if drain_s is None else drain_s + limits.beyond_drain_s
+            patient = self._stop_these([self._sidecar], longest, "The sidecar has not ended")
+        if patient:
+            self._stop_these(self._children(), limits.stop_s, "Not stopped")
         for child in self._children():
             child.kill()
             child.wait(self._limits.after_kill_s)
@@ -437,6 +466,22 @@ class _Run:
             thread.join(self._limits.after_kill_s)
         self._tell_end(self._sidecar, "Dapr")
         self._tell_end(self._app, "App")
+
+    def _stop_these(self, children: Sequence[Child], longest_s: float | None, late: str) -> bool:
+        """Ask for an end, and wait for it; what is late is killed. Return false if the user lost patience."""
+        end = None if longest_s is None else time.monotonic() + longest_s
+        for child in children:
+            child.terminate()
+        while not all(child.gone for child in children):
+            if self._next(POLL_S) is _Event.SIGNAL:
+                self._console.warn("Signal received again: killing what is left")
+                return False
+            if end is not None and time.monotonic() > end:
+                self._console.warn(f"{late} within {longest_s:g} s: killing what is left")
+                break
+        for child in children:
+            child.kill()
+        return True
 
     def _tell_end(self, child: Child | None, name: str) -> None:
         if child is None:
@@ -449,12 +494,19 @@ class _Run:
     def _children(self) -> list[Child]:
         return [child for child in (self._app, self._sidecar) if child is not None]
 
-    def _next(self, timeout_s: float | None) -> _Event | None:
-        """Return the next event; wait so long for it, or not at all if ``None``."""
+    def _next(self, timeout_s: float | None, *, waits: bool = False) -> _Event | None:
+        """Return the next event; wait so long for it, or not at all if ``None``, or for ever if ``waits``.
+
+        A wish to reload is seen to here, and nobody else's business.
+        """
         try:
-            return self._events.get(timeout=timeout_s) if timeout_s is not None else self._events.get_nowait()
+            event = self._events.get(waits or timeout_s is not None, timeout_s)
         except queue.Empty:
             return None
+        if event is not _Event.RELOAD:
+            return event
+        self._reload()
+        return None
 
     def _how(self, child: Child | None) -> str:
         returncode = child.returncode if child is not None else None

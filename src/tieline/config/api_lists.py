@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from tieline.config.spelling import closest
 
 ALWAYS_OPEN: Final = "healthz"
 """The one API that no list can close (H-130)."""
+APIS: Final = (
+    "invoke", "state", "publish", "bindings", "secrets", "actors", "metadata", "configuration", "lock", "unlock",
+    "crypto", "subtlecrypto", "workflows", "healthz", "jobs", "shutdown", "conversation", "subscribe",
+)  # fmt: skip
+"""Names that a rule can have."""
 
 
 class ApiLists:
@@ -34,6 +41,30 @@ class ApiLists:
         if _matches(self._denied, group, route):
             return False
         return not self._allowed or _matches(self._allowed, group, route)
+
+
+class RuleFault(NamedTuple):
+    """Why a rule may do nothing.
+
+    Attributes:
+        is_certain: It matches nothing, whatever is asked for.
+        hint: What would be right; empty if there is no guess.
+    """
+
+    is_certain: bool
+    text: str
+    hint: str
+
+
+def rule_faults(name: str, version: str, protocol: str) -> Iterator[RuleFault]:
+    """Return what is wrong with a rule of a list (C-25, C-26)."""
+    if protocol.lower() not in ("http", "grpc") or (protocol.lower() == "grpc" and protocol != "grpc"):
+        yield RuleFault(True, f"a rule whose protocol is {protocol!r} matches nothing", "http, grpc")
+    if not version:
+        yield RuleFault(True, "a rule without version matches nothing", "such as v1")
+    if name.partition("/")[0] not in APIS:
+        guess = closest(name, APIS)
+        yield RuleFault(False, f"there is no API {name!r}", f'did you mean "{guess}"?' if guess else "")
 
 
 def _http_keys(rules: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

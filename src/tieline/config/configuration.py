@@ -113,6 +113,7 @@ class Configuration:
         http_pipeline: Handlers as written, outermost first; ``app_http_pipeline`` likewise.
         denied_components: Types, or types and versions, of components that are not to be loaded.
         ineffective: Dotted names of given blocks that do nothing in this version.
+        asks_for_mtls: ``spec.mtls.enabled`` is true, which a sidecar does not look at (C-20).
         unknown: Keys that no Configuration has, by dotted name.
         places: Where each key was last written, by dotted name.
     """
@@ -128,6 +129,7 @@ class Configuration:
     app_http_pipeline: tuple[Mapping[str, object], ...]
     denied_components: tuple[str, ...]
     ineffective: tuple[str, ...]
+    asks_for_mtls: bool
     unknown: Mapping[str, Unknown] = field(repr=False)
     places: Mapping[str, Place] = field(repr=False)
 
@@ -260,6 +262,23 @@ def load_configuration(
     return _configuration(data, decoder, built)
 
 
+def asks_for_mtls(paths: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Say whether the files, laid over one another, have ``spec.mtls.enabled: true``: whoever starts a sidecar asks.
+
+    Raises:
+        FatalOption: A file cannot be read, or is waited for if it is read before its time (a pipe).
+    """
+    decoder = Decoder()
+    data = _START
+    for path in paths:
+        if _is_pipe(path):
+            raise _failed(f"{path} is a pipe, which can be read only once")
+        document = _document(path, environ)
+        if document is not None:
+            data = _laid_over(decoder, data, document, path)
+    return _mtls(_block(data, "spec"))
+
+
 class Examined(NamedTuple):
     """A document looked at by itself, with everything that would be said about it.
 
@@ -301,6 +320,7 @@ def _configuration(data: Data, decoder: Decoder, built: Features) -> Configurati
         app_http_pipeline=_handlers(spec, "appHttpPipeline"),
         denied_components=_texts(_block(spec, "components"), "deny"),
         ineffective=_ineffective(decoder, built),
+        asks_for_mtls=_mtls(spec),
         unknown=decoder.unknown,
         places=decoder.places,
     )
@@ -395,6 +415,11 @@ def _name_resolution(spec: Data, places: Mapping[str, Place]) -> NameResolutionS
         configuration=block.get("configuration"),
         place=places["spec.nameResolution"],
     )
+
+
+def _mtls(spec: Data) -> bool:
+    enabled = _block(spec, "mtls").get("enabled")
+    return enabled is True or (isinstance(enabled, str) and enabled.lower() == "true")
 
 
 def _api_logging(spec: Data) -> ApiLogging:

@@ -10,7 +10,7 @@ was read before, whatever is broken now keeps its last good definition.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tieline.config.components import Component, ComponentSpec, make_component, read_component
@@ -44,6 +44,7 @@ def load_resources(
     denied: Sequence[str] = (),
     watch: bool = True,
     previous: Resources | None = None,
+    wrong_url: Callable[[str], str] = lambda url: "",
 ) -> Resources:
     """Read all files of the folders, in the order of folders and names (C-50).
 
@@ -52,6 +53,7 @@ def load_resources(
         denied: Types of components, or ``type/version``, that are not to be loaded.
         watch: Whether the folders are to be watched; only the words for a missing one depend on it (C-52).
         previous: What was read before, if this is not the start.
+        wrong_url: Says why a base URL cannot be called; empty if it can.
 
     Raises:
         FatalOption: A folder is missing; at the start, also two components have one name, or one is of no family.
@@ -61,7 +63,7 @@ def load_resources(
         return Resources()
     # Before reading: what changes meanwhile will then look changed.
     seen = fingerprint(folders)
-    loader = _Loader(app_id, environ, denied, previous)
+    loader = _Loader(app_id, environ, denied, previous, wrong_url)
     for folder in folders:
         loader.read_folder(folder, watch=watch)
     loader.read_secret_stores()
@@ -91,12 +93,18 @@ class _Loader:
     """Gathers what the files say, and then puts it together."""
 
     def __init__(
-        self, app_id: str, environ: Mapping[str, str], denied: Sequence[str], previous: Resources | None
+        self,
+        app_id: str,
+        environ: Mapping[str, str],
+        denied: Sequence[str],
+        previous: Resources | None,
+        wrong_url: Callable[[str], str],
     ) -> None:
         self._app_id = app_id
         self._environ = environ
         self._denied = denied
         self._previous = previous
+        self._wrong_url = wrong_url
         self._namespace = environ.get("NAMESPACE", "")
         self._endpoints: list[tuple[Manifest, EndpointSpec]] = []
         self._components: list[ComponentSpec] = []
@@ -254,13 +262,17 @@ class _Loader:
 
     def _usable(self, endpoint: HttpEndpoint, old: HttpEndpoint | None) -> HttpEndpoint:
         """Tell of a problem, and return the endpoint; the old one if that had none."""
-        if not endpoint.problem:
+        wrong = self._wrong_with(endpoint)
+        if not wrong:
             return endpoint
-        used = endpoint if old is None or old.problem else old
+        used = endpoint if old is None or self._wrong_with(old) else old
         what = "cannot be called" if used is endpoint else "keeps its former definition"
         place = f"{endpoint.file} line {endpoint.line}"
-        self.tell("warning", f"HTTPEndpoint {endpoint.name} {what}: {endpoint.problem} ({place})")
+        self.tell("warning", f"HTTPEndpoint {endpoint.name} {what}: {wrong} ({place})")
         return used
+
+    def _wrong_with(self, endpoint: HttpEndpoint) -> str:
+        return endpoint.problem or self._wrong_url(endpoint.base_url)
 
     def components(self) -> dict[str, Component]:
         """Return the components that this version could use; name those that it cannot."""

@@ -22,6 +22,7 @@ from tieline.names.cache import NameCache
 from tieline.names.registry import sidecar_entry
 from tieline.names.sidecars import SidecarEntry
 from tieline.net.tasks import spawn
+from tieline.net.terminal import ends_with_terminal, has_terminal
 from tieline.outbound.invoke import Dispatch
 from tieline.sidecar.listeners import Listeners
 from tieline.sidecar.naming import make_resolvers, sidecar_facts
@@ -229,13 +230,11 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         for number, name in ((signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupt")):
             loop.add_signal_handler(number, self._signalled, name)
-        # Started by nohup, there is no terminal whose end matters.
-        ends_with_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up, ends_with_terminal)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up, ends_with_terminal())
 
-    def _hung_up(self, ends_with_terminal: bool) -> None:
+    def _hung_up(self, ends_with_it: bool) -> None:
         """Read the files anew; unless this is the terminal, which was closed and ends what runs in it."""
-        if self._stop.done() or (ends_with_terminal and not _has_terminal()):
+        if self._stop.done() or (ends_with_it and not has_terminal()):
             self._signalled("hangup")
             return
         _signals_log.info("Received signal 'hangup'; reloading")
@@ -319,12 +318,3 @@ class Sidecar:
         if self._names is not None:
             await self._names.aclose()
         self._parts.flush()
-
-
-def _has_terminal() -> bool:
-    """Say whether this process belongs to a terminal that is still there."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True

@@ -12,6 +12,7 @@ from tieline.config.settings import Settings
 from tieline.errors import StartError
 from tieline.net.watch import Watch
 from tieline.sidecar.parts import Parts
+from tieline.wire.url import BadUrl, parse_url
 
 log = logging.getLogger("dapr.runtime")
 _loader_log = logging.getLogger("dapr.runtime.loader.disk")
@@ -96,6 +97,7 @@ class Files:
             denied=self._parts.configuration.denied_components,
             watch=self._watches,
             previous=previous,
+            wrong_url=_wrong_url,
         )
 
     def _use(self, resources: Resources) -> None:
@@ -145,6 +147,7 @@ class Files:
     def _reload_configuration(self) -> None:
         """Read the ``--config`` files; if they do not load, the old ones stay in force."""
         from tieline.config.changes import changed_sections
+        from tieline.config.remarks import lost_protections, new_remarks
 
         parts = self._parts
         old = parts.configuration
@@ -155,6 +158,8 @@ class Files:
         except StartError as error:
             _reload_log.error("the configuration stays as it was: %s", error)
             return
+        for text in (*new_remarks(old, new), *lost_protections(old, new)):
+            _reload_log.warning("%s", text)
         changed = changed_sections(old, new)
         parts.configuration = new
         parts.tracer.enabled = not new.tracing.off
@@ -167,3 +172,12 @@ class Files:
         later = [name for name in changed if name not in CHANGED_IN_PLACE]
         if later:
             _reload_log.warning("changed, but in force only after the next start: %s", ", ".join(later))
+
+
+def _wrong_url(url: str) -> str:
+    """Say why an endpoint's URL cannot be called; empty if it can."""
+    try:
+        parse_url(url)
+    except BadUrl as error:
+        return f"spec.baseUrl: {error}"
+    return ""

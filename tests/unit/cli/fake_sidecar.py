@@ -1,8 +1,8 @@
 """A stand-in for a sidecar, run as a process: says how it was started and answers health checks and calls.
 
-``--behave`` chooses what else it does: ``refuse`` ends with a fatal line, ``deaf`` never serves, ``end<n>`` ends by
-itself with that code once the app listens, ``stubborn`` ignores SIGTERM, ``steal`` lets another program have its port
-the first time (the file that it is given tells).
+``--behave`` chooses what else it does: ``refuse`` ends with a fatal line, ``deaf`` never serves, ``drain`` takes a
+moment to stop and looks for the app then, ``end<n>`` ends by itself with that code once the app listens, ``stubborn``
+ignores SIGTERM, ``steal`` lets another program have its port the first time (the file that it is given tells).
 """
 
 from __future__ import annotations
@@ -70,6 +70,9 @@ def main() -> None:
     if behave.startswith("steal:"):
         steal(Path(behave.removeprefix("steal:")), port)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if behave == "stubborn" else stop)
+    if behave == "drain":
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=drain).start())
+    signal.signal(signal.SIGHUP, lambda *_: print("sidecar got SIGHUP", flush=True))
     if behave == "deaf":
         signal.pause()
     if "--app-port" in sys.argv and "XDG_STATE_HOME" in os.environ:
@@ -82,6 +85,15 @@ def main() -> None:
 def stop(number: int, frame: FrameType | None) -> None:
     """End in good order."""
     print("sidecar got SIGTERM", flush=True)
+    os._exit(0)
+
+
+def drain() -> None:
+    """Let calls in progress finish, for which the app must be there."""
+    time.sleep(0.3)
+    with socket.socket() as probe:
+        there = probe.connect_ex(("127.0.0.1", int(flag("--app-port")))) == 0
+    print(f"at the end of the drain the app listens: {there}", flush=True)
     os._exit(0)
 
 

@@ -20,6 +20,7 @@ def main() -> int:
         ports=Ports(**given.get("ports", {})),
         resources=tuple(given.get("resources", ())),
         sidecar_flags=tuple(given.get("sidecar_flags", ())),
+        drain_s=given.get("drain_s", 5.0),
         as_json=given.get("as_json", False),
     )
     limits = Limits(**given.get("limits", {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,16 @@ def test_ports_are_given_by_long_and_short_names() -> None:
         (["--placement-host-address", "p"], ["--placement-host-address", "p"]),
         (["--scheduler-host-address", "s"], ["--scheduler-host-address", "s"]),
         (["--log-as-json"], ["--log-as-json"]),
+        (["--dapr-graceful-shutdown-seconds", "9"], ["--dapr-graceful-shutdown-seconds", "9"]),
+        (["--dapr-block-shutdown-duration", "2s"], ["--dapr-block-shutdown-duration", "2s"]),
+        (["--allowed-origins", "http://a"], ["--allowed-origins", "http://a"]),
+        (["--disable-init-endpoints", "config"], ["--disable-init-endpoints", "config"]),
+        (["--dapr-public-port", "4000"], ["--dapr-public-port", "4000"]),
+        (["--dapr-public-listen-address", "::1"], ["--dapr-public-listen-address", "::1"]),
+        (["--metrics-listen-address", "::1"], ["--metrics-listen-address", "::1"]),
+        (["--log-file", "f"], ["--log-file", "f"]),
+        (["--disable-metrics"], ["--enable-metrics=false"]),
+        (["--enable-metrics"], []),
     ],
 )
 def test_flags_are_passed_on(argv: list[str], flags: list[str]) -> None:
@@ -78,6 +89,32 @@ def test_flags_are_passed_on(argv: list[str], flags: list[str]) -> None:
     found = list(planned("-a", "x", *argv).sidecar_flags)
 
     assert found[: len(flags)] == flags
+
+
+@pytest.mark.parametrize(
+    ("argv", "drain_s"),
+    [
+        ([], 5.0),
+        (["--dapr-graceful-shutdown-seconds", "9", "--dapr-block-shutdown-duration", "2s"], 11.0),
+        (["--dapr-graceful-shutdown-seconds", "-1"], 5.0),
+        (["--dapr-graceful-shutdown-seconds", "0"], None),
+        (["--dapr-graceful-shutdown-seconds", "soon"], 5.0),
+    ],
+)
+def test_the_sidecar_gets_the_time_that_its_options_give_it(argv: list[str], drain_s: float | None) -> None:
+    assert planned("-a", "x", *argv).drain_s == drain_s
+
+
+@pytest.mark.rule("K-12")
+def test_a_configuration_with_mtls_switches_it_on(tmp_path: Path) -> None:
+    """The sidecar alone does not look at it."""
+    on, off = tmp_path / "on.yaml", tmp_path / "off.yaml"
+    on.write_text("spec: {mtls: {enabled: true}}")
+    off.write_text("spec: {mtls: {enabled: false}}")
+
+    assert "--enable-mtls" in planned("-a", "x", "-c", str(on)).sidecar_flags
+    assert "--enable-mtls" not in planned("-a", "x", "-c", str(on), "-c", str(off)).sidecar_flags
+    assert "--enable-mtls" not in planned("-a", "x", "-c", str(tmp_path / "none")).sidecar_flags
 
 
 @pytest.mark.rule("K-10")

@@ -196,7 +196,7 @@ def test_the_exit_code_is_the_apps_own(tmp_path: Path, port: int, mode: str, cod
 
 
 @pytest.mark.rule("K-15")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_both_in_good_order(tmp_path: Path, port: int, number: int) -> None:
     """Both get SIGTERM once; an app that dies of it as asked is no failure."""
     with driven(tmp_path, {"command": app(port, "serve"), "app_port": port}) as run:
@@ -210,6 +210,52 @@ def test_a_signal_ends_both_in_good_order(tmp_path: Path, port: int, number: int
     assert run.out.count("sidecar got SIGTERM") == 1
     assert "Exited Dapr successfully" in run.out
     assert "Exited App successfully" in run.out
+
+
+@pytest.mark.rule("K-15")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_app_stays_until_the_sidecar_has_ended(tmp_path: Path, port: int, number: int) -> None:
+    """Calls in progress can finish only while the app is there to answer them."""
+    with driven(tmp_path, {"command": app(port, "serve"), "app_port": port}, behave="drain") as run:
+        run.until("You're up")
+        run.until("serve is up")
+        run.send(number)
+        code = run.end()
+
+    assert code == 0
+    assert "at the end of the drain the app listens: True" in run.out
+
+
+def test_a_sidecar_that_outlasts_its_grace_is_killed_and_the_app_asked_then(tmp_path: Path, port: int) -> None:
+    """The app is not killed for what its sidecar does."""
+    limits = {"beyond_drain_s": 0.1}
+    plan = {"command": app(port, "termcode"), "app_port": port, "limits": limits, "drain_s": 0.1}
+
+    with driven(tmp_path, plan, behave="stubborn") as run:
+        run.until("termcode is up")
+        run.until("You're up")
+        run.send(signal.SIGTERM)
+        code = run.end()
+
+    assert code == 7
+    assert "The sidecar has not ended within 0.2 s: killing what is left" in run.out
+    assert "app got SIGTERM" in run.out
+
+
+def test_a_hang_up_is_a_reload_of_the_sidecar(tmp_path: Path, port: int) -> None:
+    """It reaches the sidecar alone, which must be up to understand it, and ends nobody."""
+    with driven(tmp_path, {"command": app(port, "serve"), "app_port": port}) as run:
+        run.until('{"sidecar"')
+        run.send(signal.SIGHUP)
+        run.until("sidecar got SIGHUP")
+        run.until("You're up")
+        run.send(signal.SIGHUP)
+        wait_until(lambda: run.out.count("sidecar got SIGHUP") == 2, "the second reload")
+        run.send(signal.SIGTERM)
+        code = run.end()
+
+    assert code == 0
+    assert "the sidecar reads its files anew" in run.out
 
 
 def test_after_a_signal_the_app_still_has_its_own_code(tmp_path: Path, port: int) -> None:
@@ -227,7 +273,7 @@ def test_after_a_signal_the_app_still_has_its_own_code(tmp_path: Path, port: int
 
 def test_a_second_signal_kills_at_once(tmp_path: Path, port: int) -> None:
     """Neither of two that ignore SIGTERM is waited for any longer."""
-    plan = {"command": app(port, "stubborn"), "app_port": port, "limits": {"stop_s": 300}}
+    plan = {"command": app(port, "stubborn"), "app_port": port, "limits": {"stop_s": 300, "beyond_drain_s": 300}}
 
     with driven(tmp_path, plan, behave="stubborn") as run:
         run.until("stubborn is up")

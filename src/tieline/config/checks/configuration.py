@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from tieline.config.api_lists import rule_faults
 from tieline.config.built import BUILT, Features
 from tieline.config.checks.component import MIDDLEWARE
 from tieline.config.checks.findings import Findings, quoted
@@ -13,6 +14,7 @@ from tieline.config.checks.shape import Shape, without
 from tieline.config.configuration import DEFAULT_FEATURES, DOCUMENT, LOADING, Configuration, examine
 from tieline.config.decode import Place, WrongType
 from tieline.config.manifests import field, items, text
+from tieline.config.remarks import MTLS_IS_NO_SWITCH
 from tieline.config.spelling import closest
 from tieline.config.yaml_nodes import Node
 
@@ -24,10 +26,6 @@ FEATURES: Final = (
     "WorkflowsClusteredDeployment",
     "WorkflowsFastPath",
 )
-APIS: Final = (
-    "invoke", "state", "publish", "bindings", "secrets", "actors", "metadata", "configuration", "lock", "unlock",
-    "crypto", "subtlecrypto", "workflows", "healthz", "jobs", "shutdown", "conversation", "subscribe",
-)  # fmt: skip
 VERBS: Final = ("*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 
@@ -65,6 +63,9 @@ def check_configuration(
         refused.add(name)
         message = refusal.message.removeprefix(LOADING).replace(f" ({Place(found.file, line)})", "")
         found.error(line, message)
+    if examined.configuration.asks_for_mtls:
+        found.warn(examined.configuration.places["spec.mtls"].line, MTLS_IS_NO_SWITCH)
+        refused.add("spec.mtls")
     for name in examined.configuration.ineffective:
         if name not in refused:
             found.note(examined.configuration.places[name].line, f"{name} has no effect in this version of Tieline")
@@ -97,14 +98,9 @@ def _api(spec: Node | None, found: Findings) -> None:
     for kind in ("allowed", "denied"):
         for rule in items(api, kind, ""):
             name, protocol = text(rule, "name", ""), text(rule, "protocol", "")
-            if protocol.lower() not in ("http", "grpc") or (protocol.lower() == "grpc" and protocol != "grpc"):
-                found.error(
-                    rule.line, f"api.{kind}: a rule whose protocol is {protocol!r} matches nothing", "http, grpc"
-                )
-            if not text(rule, "version", ""):
-                found.error(rule.line, f"api.{kind}: a rule without version matches nothing", "such as v1")
-            if name not in APIS:
-                found.warn(rule.line, f"api.{kind}: there is no API {name!r}", quoted(closest(name, APIS)))
+            for fault in rule_faults(name, text(rule, "version", ""), protocol):
+                note = found.error if fault.is_certain else found.warn
+                note(rule.line, f"api.{kind}: {fault.text}", fault.hint)
 
 
 def _access(spec: Node | None, found: Findings) -> None:
