@@ -4,8 +4,9 @@
 ``python -m tests.support.grpc_app PORT`` is a ``GrpcApp`` with the answers it has from the beginning. Messages are
 bytes everywhere, so that no service needs generated code.
 
-What grpcio hides on both sides: ``content-type``, ``grpc-trace-bin``, ``:authority``; and it shows codes that it does
-not know as ``UNKNOWN``. Where these matter, look at the frames (``tests.support.h2peer``).
+What grpcio hides on both sides: ``content-type``, ``grpc-trace-bin``, ``:authority``; it shows codes that it does not
+know as ``UNKNOWN``, and an app that reads when its call is cancelled may be told the end of the messages instead. Where
+these matter, look at the frames (``tests.support.h2peer``).
 """
 
 from __future__ import annotations

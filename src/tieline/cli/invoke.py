@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import click
@@ -16,9 +16,12 @@ import click
 from tieline.cli.call import Body, Call, Report, perform
 from tieline.cli.completion import complete_app_ids
 from tieline.cli.report import JsonReport, PlainReport
-from tieline.cli.roster import TOKEN_VARIABLE, Member, Status, matching, members
+from tieline.cli.roster import TOKEN_VARIABLE, Member, Status, matching, members, rpc_address
 from tieline.cli.wait import Address
 from tieline.errors import StartError
+
+if TYPE_CHECKING:
+    from tieline.cli.rpc_report import RpcReport
 
 VERBS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT")
 PIECE: Final = 65536
@@ -77,11 +80,15 @@ def _address(context: click.Context, parameter: click.Parameter, given: str | No
 @click.option(
     "--from", "caller", metavar="ID", shell_complete=complete_app_ids, help="Call through this app's sidecar."
 )
-@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="HTTP API port of the sidecar to use.")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="API port of the sidecar to use.")
 @click.option("--address", callback=_address, metavar="HOST:PORT", help="The same on another host.")
 @click.option("--unix-domain-socket", "-u", metavar="PATH", help="Socket of the sidecar to use, or its folder.")
 @click.option("--api-token", metavar="TOKEN", help=f"The sidecar's API token; {TOKEN_VARIABLE} if not given.")
 @click.option("--include", "-i", is_flag=True, help="Show status and headers of the answer before it.")
+@click.option("--grpc", "as_rpc", is_flag=True, help="Call by gRPC, through the sidecar's gRPC port.")
+@click.option(
+    "--proto", metavar="FILE", help="Descriptor set of the service; the app is asked if not given. Implies --grpc."
+)
 @click.option("--output", "-o", type=click.Choice(["plain", "json"]), default="plain", help="json: one object.")
 @click.option("--quiet", "-q", is_flag=True, help="No status lines; failures are told all the same.")
 @click.option("--log-as-json", is_flag=True, help="Status lines as JSON.")
@@ -96,9 +103,13 @@ def command(words: Sequence[str], **given: Any) -> int:
       tieline invoke mathService add -d '{"arg1": 10, "arg2": 23}'
       tieline invoke orders 'api/v1/orders?open=true' -v GET -i
       tail -f log | tieline invoke sink lines -f -
+      tieline invoke orders shop.Orders/New --grpc -d '{"id": 1}'
+
+    With --grpc, SERVICE/METHOD is an RPC of the app's own: JSON goes in, and a line of JSON comes out for each message.
+    A method without a service is called by InvokeService. Headers are metadata, and ports are those of gRPC.
 
     \b
-    Exit codes: 0 answered below 400, 1 answered 400 or more or broke off,
+    Exit codes: 0 answered below 400 or OK, 1 answered otherwise or broke off,
     2 wrong arguments, 3 no sidecar reached, 4 timed out.
     """
     app_id, method = _whom(words, given["app_id"], given["method"])
@@ -107,23 +118,20 @@ def command(words: Sequence[str], **given: Any) -> int:
     ways = [f"--{name.replace('_', '-')}" for name in ("caller", "port", "address") if given[name] is not None]
     if len(ways) > 1:
         raise click.UsageError(f"{' and '.join(ways).replace('--caller', '--from')}: give one way to a sidecar.")
-    report: Report
-    if given["output"] == "json":
-        report = JsonReport(app_id)
-    else:
-        report = PlainReport(app_id, include=given["include"], quiet=given["quiet"], as_json=given["log_as_json"])
+    if given["as_rpc"] or given["proto"] is not None:
+        return _invoke_rpc(app_id, method, given)
+    report: Report = JsonReport(app_id) if given["output"] == "json" else PlainReport(app_id, **_shown(given))
     body, close = _body(given["data"], given["data_file"])
     try:
         found = _sidecar(app_id, given, report)
         if isinstance(found, int):
             return found
         address, through = found
-        token = given["api_token"] if given["api_token"] is not None else os.environ.get(TOKEN_VARIABLE, "")
         call = Call(
             address=address,
             verb=given["verb"],
             path=path_of(app_id, method),
-            headers=_all_headers(given["headers"], token),
+            headers=_all_headers(given["headers"], _token(given)),
             body=body,
             timeout_s=given["timeout"],
         )
@@ -131,6 +139,54 @@ def command(words: Sequence[str], **given: Any) -> int:
         return perform(call, report)
     finally:
         close()
+
+
+def _invoke_rpc(app_id: str, method: str, given: dict[str, Any]) -> int:
+    """Call by gRPC."""
+    # Here, since calls by HTTP need none of it.
+    from tieline.cli import invoke_rpc
+    from tieline.cli.rpc_report import JsonRpcReport, PlainRpcReport
+
+    report: RpcReport = JsonRpcReport(app_id) if given["output"] == "json" else PlainRpcReport(app_id, **_shown(given))
+    files = invoke_rpc.read_files(given["proto"])
+    service, rpc = invoke_rpc.service_and_method(method, described=files is not None)
+    if files is not None and not service:
+        raise click.UsageError(f"{method!r} is no method that --proto could describe: write it like shop.Orders/New.")
+    metadata, content_type = invoke_rpc.metadata_of(given["headers"], app_id, _token(given))
+    body, close = _body(given["data"], given["data_file"])
+    try:
+        found = _sidecar(app_id, given, report, api="grpc")
+        if isinstance(found, int):
+            return found
+        address, through = found
+        call = invoke_rpc.RpcCall(
+            address=address,
+            app_id=app_id,
+            method=method,
+            service=service,
+            rpc=rpc,
+            verb=given["verb"],
+            metadata=metadata,
+            content_type=content_type,
+            files=files,
+            body=body,
+            typed=given["data_file"] == "-",
+            timeout_s=given["timeout"],
+        )
+        report.calling(through, address)
+        return invoke_rpc.perform(call, report)
+    finally:
+        close()
+
+
+def _shown(given: dict[str, Any]) -> dict[str, bool]:
+    """Return how much is to be shown."""
+    return {"include": given["include"], "quiet": given["quiet"], "as_json": given["log_as_json"]}
+
+
+def _token(given: dict[str, Any]) -> str:
+    token: str | None = given["api_token"]
+    return os.environ.get(TOKEN_VARIABLE, "") if token is None else token
 
 
 def _whom(words: Sequence[str], app_id: str | None, method: str | None) -> tuple[str, str]:
@@ -191,10 +247,12 @@ def _pieces(source: io.FileIO) -> Iterator[bytes]:
         yield piece
 
 
-def _sidecar(app_id: str, given: dict[str, Any], report: Report) -> tuple[Address, str] | int:
-    """Find the sidecar to call: its address and the app that it belongs to, empty if that is not known."""
+def _sidecar(
+    app_id: str, given: dict[str, Any], report: Report | RpcReport, *, api: str = "http"
+) -> tuple[Address, str] | int:
+    """Find the sidecar to call: the address of an API and the app that it belongs to, empty if that is not known."""
     if given["unix_domain_socket"] is not None:
-        return _socket(Path(given["unix_domain_socket"]), given["caller"], app_id), given["caller"] or ""
+        return _socket(Path(given["unix_domain_socket"]), given["caller"], app_id, api), given["caller"] or ""
     if given["port"] is not None:
         return ("127.0.0.1", given["port"]), ""
     if given["address"] is not None:
@@ -223,8 +281,10 @@ def _sidecar(app_id: str, given: dict[str, Any], report: Report) -> tuple[Addres
             )
     if chosen.status is Status.SILENT:
         return report.not_reached(f"the sidecar of {chosen.name} does not answer: {chosen.detail}.")
-    assert chosen.address is not None
-    return chosen.address, chosen.name
+    address = chosen.address if api == "http" else rpc_address(chosen.facts)
+    if address is None:
+        return report.not_reached(f"the sidecar of {chosen.name} has no gRPC port.")
+    return address, chosen.name
 
 
 def _about(same: Sequence[Member]) -> str:
@@ -245,12 +305,12 @@ def _best(found: Sequence[Member]) -> Member | None:
     return min(found, key=lambda member: order.index(member.status), default=None)
 
 
-def _socket(path: Path, caller: str | None, app_id: str) -> str:
+def _socket(path: Path, caller: str | None, app_id: str, api: str) -> str:
     """Return the socket that is meant by a socket or a folder of sockets."""
     if not path.is_dir():
         return str(path)
     if caller is None:
-        own = path / f"dapr-{app_id}-http.socket"
-        others = sorted(other for other in path.glob("dapr-*-http.socket") if other != own)
+        own = path / f"dapr-{app_id}-{api}.socket"
+        others = sorted(other for other in path.glob(f"dapr-*-{api}.socket") if other != own)
         return str(others[0] if others and not own.exists() else own)
-    return str(path / f"dapr-{caller}-http.socket")
+    return str(path / f"dapr-{caller}-{api}.socket")

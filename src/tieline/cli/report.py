@@ -20,7 +20,7 @@ MAX_IN_JSON: Final = 16 << 20
 """Bytes of a body that the JSON object holds; of a longer one it says that the rest is missing."""
 FIRST_FAILURE: Final = 400
 _TOLD: Final = (("tieline-cause", "why"), ("tieline-hop", "where"), ("tieline-hint", "what to do"))
-_TOKEN_HINT: Final = "if it is the sidecar that asks for a token, set DAPR_API_TOKEN or give --api-token"  # noqa: S105
+TOKEN_HINT: Final = "if it is the sidecar that asks for a token, set DAPR_API_TOKEN or give --api-token"  # noqa: S105
 UNAUTHORIZED: Final = 401
 MAX_MESSAGE: Final = 1000
 """Letters shown of a message that is no JSON."""
@@ -179,16 +179,22 @@ class JsonReport:
         """The time was over first."""
         return self._end(TIMED_OUT, {"kind": "timeout", "message": text})
 
-    def _end(self, code: int, error: dict[str, str] | None) -> int:
+    def _end(self, code: int, error: dict[str, Any] | None) -> int:
         if self._head is not None:
-            body = bytes(self._body)
-            try:
-                self._document["body"] = body.decode()
-            except UnicodeDecodeError:
-                self._document["bodyBase64"] = base64.b64encode(body).decode("ascii")
-            self._document["bodyBytes"] = self._size
-            if self._size > len(body):
-                self._document["bodyIsCut"] = True
+            self._keep_body()
+        return self._print(code, error)
+
+    def _keep_body(self) -> None:
+        body = bytes(self._body)
+        try:
+            self._document["body"] = body.decode()
+        except UnicodeDecodeError:
+            self._document["bodyBase64"] = base64.b64encode(body).decode("ascii")
+        self._document["bodyBytes"] = self._size
+        if self._size > len(body):
+            self._document["bodyIsCut"] = True
+
+    def _print(self, code: int, error: dict[str, Any] | None) -> int:
         self._document["error"] = error
         self._document["exitCode"] = code
         print(json.dumps(self._document, indent=2))
@@ -207,7 +213,7 @@ def explanation(head: Head, body: bytes) -> dict[str, str]:
         if value := head.header(field):
             told[name] = clean(unquote(value))
     if head.status == UNAUTHORIZED and "what to do" not in told:
-        told["what to do"] = _TOKEN_HINT
+        told["what to do"] = TOKEN_HINT
     return told
 
 

@@ -97,6 +97,15 @@ def api_address(facts: SidecarFacts) -> Address | None:
     return (facts.http_host or "127.0.0.1", facts.http_port) if facts.http_port else None
 
 
+def rpc_address(facts: SidecarFacts) -> Address | None:
+    """Return where a sidecar's gRPC API is, if that is known."""
+    if facts.http_socket:
+        # The two stand side by side, under names that differ in this.
+        folder, slash, name = facts.http_socket.rpartition("/")
+        return f"{folder}{slash}{name.removesuffix('-http.socket')}-grpc.socket"
+    return (facts.http_host or "127.0.0.1", facts.grpc_port) if facts.grpc_port else None
+
+
 def members(environ: Mapping[str, str], *, ask_them: bool = True) -> list[Member]:
     """Return all sidecars of this user on this machine, by app ID and age. Takes some seconds at most.
 
