@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tieline.api.http.metadata import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Metadata
+from tieline.api.http.metadata import put_attribute, show_metadata
+from tieline.api.metadata import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Metadata
 from tieline.config.settings import HealthChecks
 from tieline.model import Reply, Request
 
@@ -25,11 +26,11 @@ def metadata(protocol: str = "http", health_checks: HealthChecks | None = None) 
 
 
 async def put(into: Metadata, key: bytes, value: bytes) -> Reply:
-    return await into.set_attribute(Request(b"PUT", b"", None, [], value, len(value)), key)
+    return await put_attribute(into, Request(b"PUT", b"", None, [], value, len(value)), key)
 
 
 def _answer(of: Metadata) -> bytes:
-    body = of.answer().body
+    body = show_metadata(of).body
     assert isinstance(body, bytes)
     return body
 
@@ -65,7 +66,7 @@ async def test_the_document_has_the_members_of_daprd_in_their_order_on_one_line(
     of.http_endpoints = ("ext",)
 
     assert (
-        of.answer().body
+        show_metadata(of).body
         == (
             '{"id":"cart","runtimeVersion":"1",'
             '"extended":{"a/b c":"x","cliPID":"456","daprRuntimeVersion":"1","uml":"über\\n"},'

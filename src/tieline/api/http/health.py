@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from urllib.parse import unquote_plus
 
+from tieline.api.health import Health
 from tieline.api.http.errors import api_error
 from tieline.model import Reply
 
 
-class Health:
-    """What is ready; the sidecar tells it as it starts and stops.
+def answer_health(health: Health, query: bytes | None) -> Reply:
+    """Answer ``GET /v1.0/healthz``."""
+    if health.waiting_for:
+        waiting = " ".join(health.waiting_for)
+        return api_error(500, "ERR_HEALTH_NOT_READY", f"dapr is not ready: [{waiting}]")
+    asked = _asked_app_id(query)
+    if asked is not None and asked != health.app_id:
+        return api_error(500, "ERR_HEALTH_APPID_NOT_MATCH", "dapr app-id does not match")
+    return Reply(204, [])
 
-    Attributes:
-        outbound: Calls from our app are taken.
-        waiting_for: Names of what is not up yet; nothing in it means ready.
-    """
 
-    def __init__(self, app_id: str) -> None:
-        self._app_id = app_id
-        self.outbound = False
-        self.waiting_for: list[str] = ["runtime"]
-
-    def answer(self, query: bytes | None) -> Reply:
-        """Answer ``GET /v1.0/healthz``."""
-        if self.waiting_for:
-            waiting = " ".join(self.waiting_for)
-            return api_error(500, "ERR_HEALTH_NOT_READY", f"dapr is not ready: [{waiting}]")
-        asked = _asked_app_id(query)
-        if asked is not None and asked != self._app_id:
-            return api_error(500, "ERR_HEALTH_APPID_NOT_MATCH", "dapr app-id does not match")
-        return Reply(204, [])
-
-    def answer_outbound(self) -> Reply:
-        """Answer ``GET /v1.0/healthz/outbound``."""
-        if not self.outbound:
-            return api_error(500, "ERR_OUTBOUND_HEALTH_NOT_READY", "dapr outbound is not ready")
-        return Reply(204, [])
+def answer_outbound(health: Health) -> Reply:
+    """Answer ``GET /v1.0/healthz/outbound``."""
+    if not health.outbound:
+        return api_error(500, "ERR_OUTBOUND_HEALTH_NOT_READY", "dapr outbound is not ready")
+    return Reply(204, [])
 
 
 def _asked_app_id(query: bytes | None) -> str | None:

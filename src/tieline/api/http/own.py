@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
+from tieline.api.health import Health
 from tieline.api.http.cors import Cors
 from tieline.api.http.errors import text_error
-from tieline.api.http.health import Health
-from tieline.api.http.metadata import Metadata
+from tieline.api.http.health import answer_health, answer_outbound
+from tieline.api.http.metadata import put_attribute, show_metadata
+from tieline.api.metadata import Metadata
 from tieline.config.api_lists import ApiLists
 from tieline.model import Reply, Request
 from tieline.wire.method_path import normalise_route
@@ -90,15 +92,15 @@ class OwnApis:
 
     async def _get_health(self, request: Request) -> Reply:
         request.drop_body()
-        return self._health.answer(request.query)
+        return answer_health(self._health, request.query)
 
     async def _get_outbound(self, request: Request) -> Reply:
         request.drop_body()
-        return self._health.answer_outbound()
+        return answer_outbound(self._health)
 
     async def _get_metadata(self, request: Request) -> Reply:
         request.drop_body()
-        return self._metadata.answer()
+        return show_metadata(self._metadata)
 
     async def _put_metadata(self, request: Request, key: bytes) -> Reply:
         if self._shutdown is None:
@@ -107,7 +109,7 @@ class OwnApis:
         if self._is_foreign_page(request):
             request.drop_body()
             return text_error(403, "metadata is not set by web pages; allow their origin with --allowed-origins")
-        return await self._metadata.set_attribute(request, key)
+        return await put_attribute(self._metadata, request, key)
 
     async def _post_shutdown(self, request: Request) -> Reply:
         request.drop_body()
