@@ -214,6 +214,16 @@ class Cancelled(TielineError):
     grpc_code = GrpcCode.CANCELED
 
 
+class TimedOut(TielineError):
+    """The caller's time is up. gRPC clients get it as it is: the text is gRPC's own."""
+
+    cause = Cause.TIMEOUT
+    grpc_code = GrpcCode.DEADLINE_EXCEEDED
+
+    def __init__(self, text: str = "context deadline exceeded") -> None:
+        super().__init__(text)
+
+
 class ShuttingDown(TielineError):
     """This sidecar is draining and takes no new calls."""
 

@@ -138,6 +138,8 @@ class CallRecord:
     """The caller declared no length of its body."""
     api_rpc: bytes = b""
     """Path of the RPC by which it came to the gRPC API, as sent; empty for one that came otherwise."""
+    user_agent: bytes = b""
+    """Of a proxied call's client, if calls are logged."""
     api_verb: bytes = b""
     """Verb of that request, where it is not ``verb``, which the app will see."""
     resolver: str = ""

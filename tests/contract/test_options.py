@@ -176,17 +176,18 @@ def test_the_app_id_is_an_option_and_no_variable(environ: dict[str, str], tmp_pa
 
 @pytest.mark.rule("H-1", "H-9", "H-148")
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "server"),
     [
-        ["--dapr-http-port", "70000"],
-        ["--dapr-http-port", "-1"],
-        ["--dapr-http-port", "41001", "--dapr-grpc-port", "41001"],
-        ["--dapr-http-port", "41001", "--dapr-listen-addresses", "203.0.113.7"],
+        (["--dapr-http-port", "70000"], "HTTP"),
+        (["--dapr-http-port", "-1"], "HTTP"),
+        (["--dapr-http-port", "41001", "--dapr-grpc-port", "41001"], "HTTP"),
+        (["--dapr-grpc-port", "70000"], "API gRPC"),
+        (["--dapr-http-port", "41001", "--dapr-listen-addresses", "203.0.113.7"], "API gRPC"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
-def test_a_port_that_cannot_be_had_ends_it_with_1(arguments: list[str], tmp_path: Path) -> None:
-    words = RUNTIME + "failed to start HTTP server: could not listen on any endpoint"
+def test_a_port_that_cannot_be_had_ends_it_with_1(arguments: list[str], server: str, tmp_path: Path) -> None:
+    words = RUNTIME + f"failed to start {server} server: could not listen on any endpoint"
 
     refused(ended(*APP_ID, *arguments, folder=tmp_path), words)
 

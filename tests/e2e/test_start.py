@@ -82,7 +82,8 @@ async def test_a_socket_that_a_killed_sidecar_left_is_replaced_but_never_one_in_
     third = await mesh.sidecar("a", None, *flags, wait=None)
 
     assert await third.wait() == 1
-    assert f"failed to start HTTP server: {path}: address already in use" in third.log()
+    taken = tmp_path / "dapr-a-grpc.socket"  # it is bound first
+    assert f"failed to start API gRPC server: {taken}: address already in use" in third.log()
     assert "Traceback" not in third.log()
     assert (await ask_socket(path, "/v1.0/healthz")).status == 204
     assert second.code is None

@@ -22,8 +22,6 @@ from tieline.telemetry import logs
 log = logging.getLogger("dapr.runtime")
 GC_THRESHOLD = 20_000
 """New containers, beyond those freed, before the collector looks at them; the default costs 6 % of a call."""
-_PORTS = frozenset({"--dapr-grpc-port"})
-"""``tieline run`` always gives it, so it is no cause for a warning."""
 FATAL_PREFIX = "Fatal error from runtime: "
 
 
@@ -94,11 +92,9 @@ def _run(options: Options) -> int:
         log.info("loading default configuration")
     os.environ.update(own_environment(settings, host_address(os.environ), _asked_ports(settings)))
     configuration = load_configuration(settings.config_files, os.environ)
-    given = ineffective(options)
-    if ports := [name for name in given if name in _PORTS]:
-        log.info("not served by this version of Tieline, nothing listens there: %s", ", ".join(ports))
-    told = {*_PORTS, "spec.mtls"} if configuration.asks_for_mtls else _PORTS
-    without = [name for name in (*given, *configuration.ineffective) if name not in told]
+    without = [*ineffective(options), *configuration.ineffective]
+    if configuration.asks_for_mtls and "spec.mtls" in without:
+        without.remove("spec.mtls")  # told apart
     if settings.app_protocol in ("grpc", "grpcs"):
         without.append(f"--app-protocol {settings.app_protocol}")
     if without:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from tieline.config.grpc_apis import GROUPS, RUNTIME_PREFIX, path_of
 from tieline.config.spelling import closest
 
 ALWAYS_OPEN: Final = "healthz"
@@ -65,6 +66,42 @@ def rule_faults(name: str, version: str, protocol: str) -> Iterator[RuleFault]:
     if name.partition("/")[0] not in APIS:
         guess = closest(name, APIS)
         yield RuleFault(False, f"there is no API {name!r}", f'did you mean "{guess}"?' if guess else "")
+
+
+class GrpcLists:
+    """The rules for the gRPC API. Only those count whose protocol is written ``grpc`` (S-57).
+
+    Args:
+        api: As of ``ApiLists``.
+
+    Attributes:
+        allows_nothing: There are rules that allow, none of which is one for gRPC: then all of it is open (S-58).
+    """
+
+    def __init__(self, api: Mapping[str, Any]) -> None:
+        allowed = api.get("allowed") or ()
+        self._allowed = _grpc_paths(allowed)
+        self._denied = _grpc_paths(api.get("denied") or ())
+        self.allows_nothing = bool(allowed) and not self._allowed
+
+    @property
+    def restrict(self) -> bool:
+        """Whether they close anything."""
+        return bool(self._allowed or self._denied)
+
+    def is_open(self, path: bytes) -> bool:
+        """Say whether an RPC may be called, by its path. Only those of Dapr's own packages are restricted (S-59)."""
+        if not path.startswith(RUNTIME_PREFIX):
+            return True
+        return path not in self._denied and (not self._allowed or path in self._allowed)
+
+
+def _grpc_paths(rules: Sequence[Mapping[str, Any]]) -> frozenset[bytes]:
+    """Return the RPCs that rules name; a group that does not exist names none."""
+    groups = [
+        f"{rule.get('name') or ''}/{rule.get('version') or ''}" for rule in rules if rule.get("protocol") == "grpc"
+    ]
+    return frozenset(path_of(name) for group in groups for name in GROUPS.get(group, ()))
 
 
 def _http_keys(rules: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

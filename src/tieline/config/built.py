@@ -46,6 +46,7 @@ BUILT: Final[Features] = frozenset(
         Feature.API_TOKEN,
         Feature.APP_HEALTH,
         Feature.CORS,
+        Feature.GRPC_API,
         Feature.HOT_RELOAD,
         Feature.METRICS,
         Feature.PUBLIC_PORT,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import perf_counter
+from typing import Final
 
-from tieline.errors import Cancelled, TielineError
+from tieline.errors import Cancelled, TielineError, TimedOut
 from tieline.middleware.chain import Handler
 from tieline.model import Body, CallRecord, Cause, Headers, Hop, Invocation, Opened, Reply, Tunnel
+
+CLOCK_SLACK_S: Final = 0.002
+"""How much too early, by the event loop's clock, one of its timers may go off."""
 
 Observer = Callable[[CallRecord], None]
 """Is told of each call when it is over. Must be quick and must not raise."""
@@ -86,7 +90,7 @@ class Observe:
             self.failed(record, error)
             raise
         except asyncio.CancelledError:
-            self.failed(record, Cancelled("context canceled"))
+            self.failed(record, _why_cut_off(call))
             raise
         record.status = reply.status
         body = reply.body
@@ -112,6 +116,14 @@ class Observe:
             self._observe(record)
 
         tunnel.when_over(over)
+
+
+def _why_cut_off(call: Invocation) -> TielineError:
+    """Say whether the caller went away or its time was up: both cancel the call."""
+    deadline = None if call.rpc is None else call.rpc.deadline
+    if deadline is not None and asyncio.get_running_loop().time() >= deadline - CLOCK_SLACK_S:
+        return TimedOut()
+    return Cancelled("context canceled")
 
 
 def explain(record: CallRecord, error: TielineError) -> None:

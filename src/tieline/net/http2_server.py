@@ -184,7 +184,8 @@ class Http2Server(Http2Protocol):
             elif isinstance(body, bytes):
                 h2.send_response(stream, reply.status, reply.headers, end=False)
                 if reply.trailers:
-                    h2.send_data(stream, body, end=False)
+                    if body:
+                        h2.send_data(stream, body, end=False)
                     h2.send_trailers(stream, reply.trailers)
                 else:
                     h2.send_data(stream, body, end=True)

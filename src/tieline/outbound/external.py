@@ -32,7 +32,9 @@ from tieline.net.http_transport import Exchange, Http1Transport, Transport, http
 from tieline.net.https_transport import HttpsTransport
 from tieline.wire import headers as fields
 from tieline.wire import redirects
-from tieline.wire.method_path import check_percent
+from tieline.wire.grpc.mapping import content_type_field
+from tieline.wire.grpc.verbs import http_verb
+from tieline.wire.method_path import check_percent, encode_query
 from tieline.wire.url import BadUrl, Url, parse_url
 
 log = logging.getLogger("dapr.runtime")
@@ -226,7 +228,7 @@ class NamedEndpoint:
             raise BadRequest(spec.problem, hint=self._mend)
         if isinstance(base, BadUrl):
             raise _bad_url(base, spec.base_url, call, self._mend)
-        headers = fields.to_endpoint(call.headers)
+        headers = _to_endpoint(call)
         if self.headers:
             headers = [field for field in headers if field[0] not in self._own_names]
             headers += self.headers
@@ -338,7 +340,7 @@ class External:
                     self._urls.clear()
                 self._urls[addressed] = base
         call.record.external = base.origin
-        request = first_request(call, base, fields.to_endpoint(call.headers))
+        request = first_request(call, base, _to_endpoint(call))
         transport = self._others.to(base, call.protocol)
         try:
             return await hold(self._slots, call, lambda: exchange(transport, request, call.record))
@@ -367,7 +369,22 @@ def first_request(call: Invocation, base: Url, headers: Headers) -> Request:
             raise BadRequest(problem, hint="write a literal percent sign as %25 followed by two hex digits")
     if base.authorization and not any(name == b"authorization" for name, _ in headers):
         headers.append((b"authorization", base.authorization))
-    return Request(call.verb, base, base.target(call.encoded, call.query), headers, call.body, call.length)
+    query = call.query if call.rpc is None else encode_query(call.query)
+    return Request(call.verb, base, base.target(call.encoded, query), headers, call.body, call.length)
+
+
+def _to_endpoint(call: Invocation) -> Headers:
+    """Return the fields of the request.
+
+    Raises:
+        BadRequest: A gRPC client made the call, with no verb that HTTP has (G-13).
+    """
+    headers = fields.to_endpoint(call.headers)
+    rpc = call.rpc
+    if rpc is not None:
+        http_verb(rpc.verb)
+        headers += content_type_field(rpc.content_type, rpc.type_url)
+    return headers
 
 
 async def hold(slots: Slots | None, call: Invocation, send: Callable[[], Awaitable[Reply]]) -> Reply:

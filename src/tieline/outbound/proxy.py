@@ -200,7 +200,9 @@ class Proxy:
         self._app_token = app_token.encode()
         self._targets: dict[bytes, tuple[Target, Fields]] = {}
 
-    def begin(self, connection: Http2Server, stream: Stream, request: Request, end: bool) -> None:
+    def begin(
+        self, connection: Http2Server, stream: Stream, request: Request, end: bool, user_agent: bytes = b""
+    ) -> None:
         """Take over a call to a method that is none of ours; see ``net.http2_server.Takes``.
 
         The request was let in: its content type is gRPC's, its path has two parts, its token and baggage are right.
@@ -211,6 +213,7 @@ class Proxy:
         record.verb = b"POST"
         path = request.path if request.query is None else request.path + b"?" + request.query
         record.method = record.api_rpc = path
+        record.user_agent = user_agent
         try:
             relay, timeout = self._relay(path, request.headers, record)
         except TielineError as error:

@@ -93,6 +93,7 @@ class Sidecar:
             metrics,
             version=self._version,
             listeners={
+                "grpc": listeners.grpc,
                 "http": listeners.api,
                 "internal": listeners.internal,
                 "metrics": self._scraped.listener,
@@ -136,7 +137,7 @@ class Sidecar:
         settings, parts, listeners = self._settings, self._parts, self._listeners
         self._files.load()
         listeners.reserve_internal()
-        await listeners.bind_api()
+        await listeners.bind_apis()
         if settings.enable_metrics:
             self._scraped.bind(settings.metrics_listen_address, settings.metrics_port)
         self._set_environment()
@@ -155,6 +156,7 @@ class Sidecar:
         self._dispatch = parts.make_dispatch(names)
         proxied = parts.proxying.make_calls(traced=parts.tracer.enabled)
         await listeners.serve_internal(parts.make_inbound(), proxied.takes)
+        await listeners.serve_grpc(parts.make_grpc_api(self._dispatch, names, self._shutdown_asked))
         await listeners.serve_api(parts.make_api(self._dispatch, self._shutdown_asked))
         await listeners.serve_public(parts.make_public_api())
         if settings.enable_metrics:
@@ -172,7 +174,7 @@ class Sidecar:
         settings, listeners = self._settings, self._listeners
         ports = Ports(
             http=listeners.api.port or settings.http_port,
-            grpc=settings.grpc_port,
+            grpc=listeners.grpc.port or settings.grpc_port,
             internal=listeners.internal.port,
             metrics=self._scraped.port or settings.metrics_port,
         )
@@ -181,11 +183,13 @@ class Sidecar:
     def _swap_apis(self) -> None:
         """Answer as the Configuration wants it now."""
         api = self._parts.make_api(self._dispatch, self._shutdown_asked)
-        self._listeners.swap(api, self._parts.make_public_api())
+        assert self._names is not None
+        rpcs = self._parts.make_grpc_api(self._dispatch, self._names, self._shutdown_asked)
+        self._listeners.swap(api, rpcs, self._parts.make_public_api())
 
     def _open_outbound(self) -> None:
         """Say that calls are taken: at once if the app is still to come, else when others find it too, but soon."""
-        self._parts.health.outbound = True
+        self._parts.health.open_outbound()
 
     async def _welcome_app(self, names: NameCache) -> None:
         """Wait for the app, then let others find it."""
@@ -210,7 +214,7 @@ class Sidecar:
             parts.metadata.waiting_for_app = False
         await names.announce()
         self._open_outbound()
-        parts.health.waiting_for.clear()
+        parts.health.be_ready()
         elapsed = int((time.perf_counter() - self._began) * 1000)
         log.info("dapr initialized. Status: Running. Init Elapsed %dms", elapsed)
         if prober is not None and channel is not None:
@@ -264,7 +268,7 @@ class Sidecar:
         settings = self._settings
         if reason == "signal" and settings.block_shutdown_s is not None:
             await self._block(settings.block_shutdown_s)
-        self._parts.health.waiting_for = ["runtime"]
+        self._parts.health.leave()
         self._files.stop()
         for task in (self._starting, self._probing):
             if task is not None:
@@ -311,7 +315,7 @@ class Sidecar:
         if self._names is not None:
             await self._names.withdraw()
         await self._listeners.internal.drain()
-        await self._listeners.api.drain()
+        await asyncio.gather(self._listeners.api.drain(), self._listeners.grpc.drain())
         await self._listeners.public.drain()
         await self._scraped.drain()  # after the calls, so that a last look at the metrics has them all
         await self._parts.aclose()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tieline.api.grpc.server import GrpcApi
 from tieline.api.http.server import HttpApi, PublicApi
 from tieline.config.settings import LOOPBACK, Settings
 from tieline.errors import StartError
@@ -24,6 +25,10 @@ log = logging.getLogger("dapr.runtime")
 HEAD_SLACK: Final = 4096
 """What a request head may have beyond the read buffer (H-63)."""
 HTTP2_HEAD_SLACK: Final = 320
+RPC_STREAMS: Final = 1 << 16
+"""Calls that our app may have in progress on one connection to the gRPC API: daprd sets no limit, and waits."""
+RPC_HEADERS: Final = 65536
+"""Longest metadata of an RPC, unless the read buffer is larger (G-3)."""
 INTERNAL_LIMITS: Final = Limits(streams=2048, header_list=1 << 20, header_list_hard=2 << 20)
 
 
@@ -33,10 +38,13 @@ class Listeners:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.api = Listener("HTTP", logging.getLogger("dapr.runtime.http"))
+        self.grpc = Listener("gRPC", logging.getLogger("dapr.runtime.grpc.api"))
         self.public = Listener("public HTTP", logging.getLogger("dapr.runtime.http"))
         self.internal = Listener("internal gRPC", logging.getLogger("dapr.runtime.grpc.internal"))
         self._answer_app: Handler
         self._answer_public: Handler
+        self._answer_rpc: Handler
+        self._take_rpc: Takes
 
     # ── binding ────────────────────────────────────────────────────────────────────────────────────
     def reserve_internal(self) -> None:
@@ -67,36 +75,42 @@ class Listeners:
         for address in addresses:
             self.internal.bind_now(address, self.internal.port or port)
 
-    async def bind_api(self) -> None:
-        """Bind the port of the HTTP API, or its socket.
+    async def bind_apis(self) -> None:
+        """Bind the ports of both APIs, or their sockets.
 
         Raises:
-            StartError: It cannot be had.
+            StartError: One cannot be had.
         """
         settings = self._settings
         if settings.unix_domain_socket:
-            self._bind_api_socket(settings.unix_domain_socket)
+            self._bind_socket(self.grpc, "API gRPC", settings.unix_domain_socket, "grpc")
+            self._bind_socket(self.api, "HTTP", settings.unix_domain_socket, "http")
             return
-        optional = LOOPBACK[1:] if settings.listen_addresses == LOOPBACK else ()
         if settings.http_port and settings.http_port == settings.grpc_port:
             raise StartError(
                 f"failed to start HTTP server: could not listen on any endpoint: port {settings.http_port} "
                 "is given for both the HTTP and the gRPC API; choose another --dapr-grpc-port"
             )
-        if not await self.api.bind(settings.listen_addresses, settings.http_port, optional=optional):
+        await self._bind_port(self.grpc, "API gRPC", settings.grpc_port, "--dapr-grpc-port")
+        await self._bind_port(self.api, "HTTP", settings.http_port, "--dapr-http-port")
+
+    async def _bind_port(self, listener: Listener, name: str, port: int, option: str) -> None:
+        addresses = self._settings.listen_addresses
+        optional = LOOPBACK[1:] if addresses == LOOPBACK else ()
+        if not await listener.bind(addresses, port, optional=optional):
             raise StartError(
-                "failed to start HTTP server: could not listen on any endpoint: "
-                f"port {settings.http_port} is taken or not usable; choose another --dapr-http-port"
+                f"failed to start {name} server: could not listen on any endpoint: "
+                f"port {port} is taken or not usable; choose another {option}"
             )
 
-    def _bind_api_socket(self, folder: str) -> None:
-        """Serve the API on a Unix domain socket in place of TCP (H-2)."""
-        path = Path(folder) / f"dapr-{self._settings.app_id}-http.socket"
+    def _bind_socket(self, listener: Listener, name: str, folder: str, protocol: str) -> None:
+        """Serve an API on a Unix domain socket in place of TCP (H-2)."""
+        path = Path(folder) / f"dapr-{self._settings.app_id}-{protocol}.socket"
         try:
-            self.api.bind_unix(path)
+            listener.bind_unix(path)
         except OSError as error:
             raise StartError(
-                f"failed to start HTTP server: {path}: {_reason(error)}; "
+                f"failed to start {name} server: {path}: {_reason(error)}; "
                 "make the folder, or choose another one with --unix-domain-socket"
             ) from error
 
@@ -125,6 +139,28 @@ class Listeners:
         else:
             log.info("HTTP server is running on port %d", self.api.port)
 
+    async def serve_grpc(self, api: GrpcApi) -> None:
+        """Answer the RPCs of our app."""
+        settings = self._settings
+        longest = max(RPC_HEADERS, settings.read_buffer_size + HEAD_SLACK)
+        limits = Limits(streams=RPC_STREAMS, header_list=longest, header_list_hard=4 * longest)
+        self._answer_rpc, self._take_rpc = api.handle, api.take
+        members = self.grpc.members
+        await self.grpc.accept(
+            lambda: Http2Server(
+                self._answer_rpc,
+                limits=limits,
+                native=False,
+                members=members,
+                # Looked up at each request: open connections go on with what a reload makes.
+                takes=lambda *request: self._take_rpc(*request),
+            )
+        )
+        if settings.unix_domain_socket:
+            log.info("gRPC server listening on UNIX socket: %s", self.grpc.where)
+        else:
+            log.info("API gRPC server is running on port %d", self.grpc.port)
+
     async def serve_public(self, api: PublicApi) -> None:
         """Serve health and metadata to whoever may not use the API, if that is wanted (H-131).
 
@@ -148,8 +184,10 @@ class Listeners:
         await self.public.accept(lambda: Http1Server(self._answer_public, options, self.public.members))
         log.info("Public HTTP server is running on port %d", self.public.port)
 
-    def swap(self, api: HttpApi, public: PublicApi) -> None:
+    def swap(self, api: HttpApi, rpcs: GrpcApi, public: PublicApi) -> None:
         """Answer by these from now on, on open connections too."""
+        self._answer_rpc, self._take_rpc = rpcs.handle, rpcs.take
+        self.grpc.hand_over(rpcs.handle)
         self._answer_app = api.handle
         self.api.hand_over(api.handle)
         self._answer_public = public.handle
@@ -157,7 +195,7 @@ class Listeners:
 
     def abort(self) -> None:
         """Drop everything that is open."""
-        for listener in (self.api, self.public, self.internal):
+        for listener in (self.api, self.grpc, self.public, self.internal):
             listener.abort()
 
 

@@ -6,20 +6,24 @@ import logging
 import socket
 from collections.abc import Callable, Mapping
 
+from tieline.api.grpc.invoke import InvokeService
+from tieline.api.grpc.own import OwnRpcs
+from tieline.api.grpc.routes import own_rpcs, shared_rpcs, shared_streams
+from tieline.api.grpc.server import GrpcApi
+from tieline.api.health import Health
 from tieline.api.http.cors import Cors
 from tieline.api.http.errors import category_of
-from tieline.api.http.health import Health
 from tieline.api.http.invoke import Invoke, failure_size
-from tieline.api.http.metadata import Metadata
 from tieline.api.http.own import OwnApis
 from tieline.api.http.server import Front, HttpApi, PublicApi
 from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
+from tieline.api.metadata import Metadata
 from tieline.app.channel import AppChannel, ChannelNotBuilt
 from tieline.app.health import Prober
 from tieline.app.http_channel import HttpChannel
 from tieline.app.rpc_route import AnyNumber
-from tieline.config.api_lists import ApiLists
+from tieline.config.api_lists import ApiLists, GrpcLists
 from tieline.config.configuration import Configuration
 from tieline.config.outbound_proxy import read_proxies
 from tieline.config.settings import Settings
@@ -39,7 +43,7 @@ from tieline.outbound.peer import PEER_LIMITS, PeerCaller
 from tieline.sidecar.naming import knows_namespaces
 from tieline.sidecar.proxying import Proxying
 from tieline.telemetry.access_log import FailureLog
-from tieline.telemetry.api_log import ApiLog
+from tieline.telemetry.api_log import ApiLog, GrpcApiLog
 from tieline.telemetry.measure import make_metrics
 from tieline.telemetry.metrics import Metrics
 from tieline.wire import headers as fields
@@ -106,6 +110,7 @@ class Parts:
         self.external = External(
             max_concurrency=settings.app_max_concurrency, proxies=self._proxies, leads_back=leads_back
         )
+        self._rpc_log: GrpcApiLog | None = None
         self.metrics: Metrics | None = None
         self._counts_errors = False
         self.measure(configuration)
@@ -165,7 +170,7 @@ class Parts:
         metrics = self.metrics
         if metrics is not None:
             metrics.record_call(record)
-            failed = record.status >= 400 and not record.inbound
+            failed = record.status >= 400 and not record.inbound and not record.api_rpc
             # The app's own errors too, as dashboards for daprd expect it (O-28), but those of whole requests only.
             if self._counts_errors and failed and (record.cause is not None or not record.streamed):
                 metrics.count_error(TielineError.code, category_of(TielineError.code))
@@ -174,6 +179,8 @@ class Parts:
 
     def observe_proxied(self, record: CallRecord) -> None:
         """Take note of a proxied call that is over."""
+        if self._rpc_log is not None and record.api_rpc:
+            self._rpc_log.write(record.api_rpc, record.rpc_code, record.started, record.user_agent)
         if self.metrics is not None:
             self.metrics.record_proxied(record)
         if record.cause is not None:
@@ -232,6 +239,39 @@ class Parts:
             api_log=self._make_api_log(),
         )
 
+    def make_grpc_api(self, dispatch: Dispatch, names: NameCache, shutdown: Callable[[bool], None]) -> GrpcApi:
+        """Make the gRPC API as the Configuration wants it now."""
+        settings = self._settings
+        lists = GrpcLists(self.configuration.api)
+        if lists.allows_nothing:
+            log.warning(
+                "spec.api.allowed has no rule for gRPC, so that the gRPC API is open to every call; "
+                "name what it may do with protocol: grpc"
+            )
+        self._rpc_log = GrpcApiLog() if self._logs_calls else None
+        observe = Observe(self.observe)
+        invoke = InvokeService(
+            outbound(observe=observe, attempts=Attempts(), end=dispatch),
+            observe,
+            app_id=settings.app_id,
+            namespace=settings.namespace,
+            drop_token=settings.api_token is not None,
+            is_external=dispatch.is_external,
+            limit=settings.max_body_size,
+        )
+        return GrpcApi(
+            own=own_rpcs(invoke, OwnRpcs(metadata=self.metadata, shutdown=shutdown)),
+            shared=shared_rpcs(self.health),
+            streams=shared_streams(self.health),
+            tracer=self.tracer,
+            limit=settings.max_body_size,
+            lists=lists if lists.restrict else None,
+            token=settings.api_token,
+            api_log=self._rpc_log,
+            metrics=lambda: self.metrics,
+            proxy=self.proxying.make_proxy(names, traced=self.tracer.enabled),
+        )
+
     def make_public_api(self) -> PublicApi:
         """Make what is answered on the public port."""
         lists = ApiLists(self.configuration.api)
@@ -252,10 +292,15 @@ class Parts:
             count=self.front.count,
         )
 
+    @property
+    def _logs_calls(self) -> bool:
+        """Whether each call of the APIs gets a line."""
+        explicit = self._settings.enable_api_logging
+        return self.configuration.api_logging.enabled if explicit is None else explicit
+
     def _make_api_log(self) -> ApiLog | None:
         asked = self.configuration.api_logging
-        explicit = self._settings.enable_api_logging
-        if not (asked.enabled if explicit is None else explicit):
+        if not self._logs_calls:
             return None
         return ApiLog(obfuscate=asked.obfuscate_urls, omit_health=asked.omit_health_checks)
 

@@ -33,7 +33,7 @@ CHANGED_IN_PLACE: Final = frozenset(
     }
 )
 """Blocks of a Configuration that take effect without a new start."""
-_OF_THE_APIS: Final = frozenset({"spec.api", "spec.logging.apiLogging"})
+_OF_THE_APIS: Final = frozenset({"spec.api", "spec.logging.apiLogging", "spec.tracing"})
 
 
 class Files:

@@ -16,7 +16,7 @@ MAX_OVERFLOW: Final = 128
 """Most of these; then one child takes what is left."""
 OVERFLOW: Final = "__other__"
 """Stands for all values of the labels in ``OPEN_LABELS`` that come after the bound."""
-OPEN_LABELS: Final = frozenset({"dst_app_id", "path", "src_app_id"})
+OPEN_LABELS: Final = frozenset({"dst_app_id", "grpc_server_method", "path", "src_app_id"})
 """Labels whose values callers choose. The others keep theirs beyond the bound, so that errors still show."""
 
 

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
+from tieline.errors import name_of
 from tieline.model import CallRecord, Cause
 from tieline.telemetry.families import (
     MAX_CHILDREN,
@@ -73,6 +74,15 @@ class _Client(NamedTuple):
     received: Histogram
 
 
+class _RpcServer(NamedTuple):
+    """Children of one method and status at the gRPC API; those of sizes are ``None`` for streams."""
+
+    completed: Counter
+    latency: Histogram
+    received: Histogram | None
+    sent: Histogram | None
+
+
 class _Answered(NamedTuple):
     """Children of one peer and status, at the caller."""
 
@@ -122,11 +132,13 @@ class Metrics:
         self._other_methods = self._client_paths.otherwise
         self._server: dict[tuple[bytes, int, str], _Server] = {}
         self._client: dict[tuple[bytes, int, str], _Client] = {}
+        self._rpcs: dict[tuple[bytes, int, bool], _RpcServer] = {}
         self._sent: dict[tuple[str, bool], Counter] = {}
         self._answered: dict[tuple[str, int, bool], _Answered] = {}
         self._received: dict[str, Counter] = {}
         self._returned: dict[tuple[str, int], Counter] = {}
         self._add_http()
+        self._add_grpc_server()
         self._add_service_invocation()
         self._add_failures()
 
@@ -165,14 +177,15 @@ class Metrics:
         if record.inbound:
             self._record_inbound(record)
         else:
-            self.record_request(
-                record.api_verb or record.verb,
-                record.api_path,
-                record.status,
-                record.duration_s,
-                record.request_bytes,
-                record.response_bytes,
-            )
+            if not record.api_rpc:  # else its server counts it, in messages rather than bodies
+                self.record_request(
+                    record.api_verb or record.verb,
+                    record.api_path,
+                    record.status,
+                    record.duration_s,
+                    record.request_bytes,
+                    record.response_bytes,
+                )
             if not record.local:
                 self._record_outbound(record, record.status)
                 return
@@ -185,6 +198,8 @@ class Metrics:
         """Count a proxied call that is over: at the caller as service invocation, at the callee if it failed there."""
         if record.cause is not None:
             self._count_failure(record)
+        if record.api_rpc:
+            self.record_rpc(record.api_rpc, record.rpc_code, record.duration_s, None, 0)
         if not record.inbound and not record.local:
             self._record_outbound(record, record.rpc_code)
 
@@ -215,6 +230,22 @@ class Metrics:
         sizes_in.sum += request_bytes
         sizes_out.counts[bisect_left(sizes_out.bounds, response_bytes)] += 1
         sizes_out.sum += response_bytes
+
+    def record_rpc(self, path: bytes, code: int, seconds: float, received: int | None, sent: int) -> None:
+        """Count an RPC at the gRPC API that is over (O-26, O-27).
+
+        Args:
+            path: As sent, ``/service/method``.
+            received: Bytes of the request's message; ``None`` for a stream, whose sizes are not counted.
+            sent: Bytes of the answer's message.
+        """
+        is_stream = received is None
+        found = self._rpcs.get((path, code, is_stream)) or self._add_rpc(path, code, is_stream)
+        found.completed.value += 1
+        found.latency.observe(int(seconds * 1000))
+        if found.received is not None and found.sent is not None and received is not None:
+            found.received.observe(received)
+            found.sent.observe(sent)
 
     def record_app_call(self, record: CallRecord) -> None:
         """Count a call to the own app; those of ``record_call`` it counts by itself.
@@ -334,6 +365,16 @@ class Metrics:
         )
         return _keep(self._client, (verb, status, path), made)
 
+    def _add_rpc(self, path: bytes, code: int, is_stream: bool) -> _RpcServer:
+        method, status = path.decode("utf-8", "replace"), name_of(code)
+        made = _RpcServer(
+            self._rpc_completed.child(self._app_id, method, status),
+            self._rpc_latencies.child(self._app_id, method, status),
+            None if is_stream else self._rpc_received.child(self._app_id, method),
+            None if is_stream else self._rpc_sent.child(self._app_id, method),
+        )
+        return _keep(self._rpcs, (path, code, is_stream), made)
+
     def _add_sent(self, peer: str, streaming: bool) -> Counter:
         return _keep(self._sent, (peer, streaming), self._request_sent.child(self._app_id, peer, _TYPES[streaming]))
 
@@ -429,6 +470,35 @@ class Metrics:
             "or terminal error",
             self._latency,
             "status",
+        )
+
+    def _add_grpc_server(self) -> None:
+        prefix = "dapr_grpc_io_server_"
+        self._rpc_completed = self._counter(
+            # Dapr's own words, wrong as they are.
+            prefix + "completed_rpcs",
+            "Distribution of bytes sent per RPC, by method.",
+            "grpc_server_method",
+            "grpc_server_status",
+        )
+        self._rpc_latencies = self._histogram(
+            prefix + "server_latency",
+            "Time between first byte of request received to last byte of response sent, or terminal error.",
+            self._latency,
+            "grpc_server_method",
+            "grpc_server_status",
+        )
+        self._rpc_received = self._histogram(
+            prefix + "received_bytes_per_rpc",
+            "Total bytes received across all messages per RPC.",
+            SIZE_BUCKETS_BYTES,
+            "grpc_server_method",
+        )
+        self._rpc_sent = self._histogram(
+            prefix + "sent_bytes_per_rpc",
+            "Total bytes sent in across all response messages per RPC.",
+            SIZE_BUCKETS_BYTES,
+            "grpc_server_method",
         )
 
     def _add_service_invocation(self) -> None:

@@ -275,6 +275,24 @@ def encode_path(method: bytes) -> bytes:
     return b"".join([_ENCODED[byte] for byte in method])
 
 
+def encode_escaped(method: bytes) -> bytes:
+    """Write a method that was not percent-decoded into a path, as gRPC clients give it (G-66): escapes stay.
+
+    Whether its percent signs are escapes is for ``check_percent`` to say.
+    """
+    if _NEEDS_ENCODING.search(method) is None:
+        return method
+    return b"".join([b"%" if byte == _PERCENT else _ENCODED[byte] for byte in method])
+
+
+_NOT_IN_QUERY: Final = re.compile(rb"[^!-~]|#")
+
+
+def encode_query(query: bytes) -> bytes:
+    """Percent-encode what may not stand in a query (G-66): gRPC clients may put anything there. Escapes stay."""
+    return _NOT_IN_QUERY.sub(lambda match: b"%%%02X" % match[0][0], query)
+
+
 def app_path(method: bytes) -> bytes:
     """Return the path under which an app is asked for a method: one leading slash, not doubled (H-35, H-36)."""
     encoded = encode_path(method)
