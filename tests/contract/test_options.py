@@ -113,6 +113,7 @@ def test_an_option_that_is_none_ends_it_with_2(arguments: list[str], last_words:
     assert (process.returncode, process.stdout) == (2, "")
     *usage, last = process.stderr.splitlines()
     assert last.startswith(last_words)
+    assert ("did you mean --app-port?" in usage) == ("--App-Port" in arguments)
     assert any("--dapr-http-port" in line for line in usage)
 
 

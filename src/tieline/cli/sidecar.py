@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from tieline import __version__
+from tieline.config.doubts import doubts
 from tieline.config.environment import Ports, own_environment
 from tieline.config.fatal import FatalOption, UsageError
 from tieline.config.options import Ask, Options, check, ineffective, parse_arguments, usage
@@ -30,7 +31,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = parse_arguments(argv)
     except UsageError as error:
-        print(*error.notices, usage("tieline sidecar"), error, sep="\n", file=sys.stderr)
+        hint = (error.hint,) if error.hint else ()
+        print(*error.notices, usage("tieline sidecar"), *hint, error, sep="\n", file=sys.stderr)
         return error.exit_code
     if isinstance(options, Ask):
         return _answer(options)
@@ -99,6 +101,8 @@ def _run(options: Options) -> int:
         without.append(f"--app-protocol {settings.app_protocol}")
     if without:
         log.warning("given, but of no effect in this version of Tieline: %s", ", ".join(without))
+    for doubt in doubts(options):
+        log.warning("%s", doubt)
     if settings.config_files:
         from tieline.config.remarks import remarks
 

@@ -361,7 +361,9 @@ def _read(path: str) -> bytes:
     except OSError as error:
         # A folder opens in Go and fails when read.
         step = "read" if isinstance(error, IsADirectoryError) else step
-        raise _failed(f"{step} {path}: {_reason(error)}") from error
+        where = "" if os.path.isabs(path) else f" (from {os.getcwd()})"  # noqa: PTH117, PTH109 - no import for it
+        hint = f"; is the path of --config right?{where}" if isinstance(error, FileNotFoundError) else ""
+        raise _failed(f"{step} {path}: {_reason(error)}{hint}") from error
     except ValueError as error:  # a NUL in the path
         raise _failed(f"stat {path!r}: invalid argument") from error
     if len(data) > MAX_FILE_BYTES:

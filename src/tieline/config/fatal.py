@@ -24,13 +24,15 @@ class UsageError(ConfigError):
 
     Attributes:
         notices: Lines for stderr that come before the usage text: deprecated options met on the way.
+        hint: What was probably meant, for a line before the last; empty if nobody knows.
     """
 
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, message: str, notices: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, notices: tuple[str, ...] = (), hint: str = "") -> None:
         super().__init__(one_line(message))
         self.notices = notices
+        self.hint = hint
 
 
 class FatalOption(ConfigError):

@@ -72,12 +72,14 @@ class Parsed(NamedTuple):
         values: A value for each flag of the table, defaults included.
         given: Names of the flags that stand on the command line.
         notices: Lines for stderr about deprecated flags, in order.
+        ignored: Arguments that belong to no flag.
         wants_help: ``-h`` or ``--help`` was met; what comes after it was not read.
     """
 
     values: dict[str, Value]
     given: frozenset[str]
     notices: tuple[str, ...]
+    ignored: tuple[str, ...]
     wants_help: bool
 
 
@@ -93,19 +95,22 @@ def parse_flags(table: Mapping[str, Flag], arguments: Sequence[str]) -> Parsed:
     values = {flag.name: flag.default for flag in table.values()}
     given: set[str] = set()
     notices: list[str] = []
+    ignored: list[str] = []
     rest = iter(arguments)
     try:
         for argument in rest:
             if argument == "--":
+                ignored += rest
                 break
             if not argument.startswith("-") or argument == "-":
+                ignored.append(argument)
                 continue
             name, equals, text = _split(argument)
             if name == _HELP and name not in table:
-                return Parsed(values, frozenset(given), tuple(notices), wants_help=True)
+                return Parsed(values, frozenset(given), tuple(notices), tuple(ignored), wants_help=True)
             flag = table.get(name)
             if flag is None:
-                raise UsageError(f"unknown flag: --{name}")
+                raise UsageError(f"unknown flag: --{name}", hint=_meant(name, table))
             text = text if equals else _value_apart(flag, rest)
             values[name] = _read(flag, text, values[name] if name in given else ())
             given.add(name)
@@ -114,7 +119,14 @@ def parse_flags(table: Mapping[str, Flag], arguments: Sequence[str]) -> Parsed:
     except UsageError as error:
         error.notices = tuple(notices)
         raise
-    return Parsed(values, frozenset(given), tuple(notices), wants_help=False)
+    return Parsed(values, frozenset(given), tuple(notices), tuple(ignored), wants_help=False)
+
+
+def _meant(name: str, table: Mapping[str, Flag]) -> str:
+    from tieline.config.spelling import closest  # only a mistake needs it
+
+    guess = closest(name, (flag.name for flag in table.values() if not flag.hidden))
+    return f"did you mean --{guess}?" if guess else ""
 
 
 def describe_flags(flags: Iterable[Flag], built: Features = BUILT) -> str:

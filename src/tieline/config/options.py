@@ -140,10 +140,12 @@ class Options(NamedTuple):
     Attributes:
         given: Names of the options that stand on the command line.
         notices: Lines for stderr about deprecated options.
+        ignored: Arguments that belong to no option.
     """
 
     given: frozenset[str]
     notices: tuple[str, ...]
+    ignored: tuple[str, ...]
 
     actors_disseminate_timeout: float
     actors_service: str
@@ -218,7 +220,7 @@ def parse_arguments(argv: Sequence[str]) -> Options | Ask:
         return Ask.HELP
     # The table decides which kind each value has; a test holds fields and table together.
     values: dict[str, Any] = {name.replace("-", "_"): value for name, value in parsed.values.items()}
-    options = Options(given=parsed.given, notices=parsed.notices, **values)
+    options = Options(given=parsed.given, notices=parsed.notices, ignored=parsed.ignored, **values)
     if options.version:
         return Ask.VERSION
     if options.build_info:
@@ -330,7 +332,8 @@ def _size(options: Options, name: str, twin: int, twin_name: str, unit: int) -> 
     try:
         return parse_quantity(text)
     except ValueError as error:
-        raise FatalOption(f"invalid value for '{name}' option: {error}", FLAGS) from error
+        text = f"invalid value for '{name}' option: {error}; give bytes, such as 4194304, 4Mi or 500k"
+        raise FatalOption(text, FLAGS) from error
 
 
 def _check_disseminate_timeout(options: Options) -> None:
@@ -397,7 +400,8 @@ def _log_level(options: Options) -> LogLevel:
         if word == level:
             found: LogLevel = level
             return found
-    raise FatalOption(f"invalid value for --log-level: {options.log_level}", prefix="")
+    text = f"invalid value for --log-level: {options.log_level}; {_one_of(get_args(LogLevel))}"
+    raise FatalOption(text, prefix="")
 
 
 def _app_protocol(options: Options) -> AppProtocol:
@@ -408,7 +412,12 @@ def _app_protocol(options: Options) -> AppProtocol:
         if word == protocol:
             found: AppProtocol = protocol
             return found
-    raise FatalOption(f"invalid value for 'app-protocol': {options.app_protocol}")
+    text = f"invalid value for 'app-protocol': {options.app_protocol}; {_one_of(get_args(AppProtocol))}"
+    raise FatalOption(text)
+
+
+def _one_of(words: Sequence[str]) -> str:
+    return f"give {', '.join(words[:-1])} or {words[-1]}"
 
 
 def _init_endpoints(options: Options) -> frozenset[InitEndpoint]:
@@ -420,7 +429,8 @@ def _init_endpoints(options: Options) -> frozenset[InitEndpoint]:
             case ("config" | "subscribe") as endpoint:
                 found.add(endpoint)
             case _:
-                raise FatalOption(f"invalid value for 'disable-init-endpoints': {item}")
+                text = f"invalid value for 'disable-init-endpoints': {item}; {_one_of(get_args(InitEndpoint))}"
+                raise FatalOption(text)
     return frozenset(found)
 
 
@@ -465,7 +475,7 @@ def _number(text: str, error_text: str) -> int:
     try:
         return atoi(text)
     except ValueError as error:
-        raise FatalOption(f"{error_text}: {error}") from error
+        raise FatalOption(f"{error_text}: {error}; give a number from 0 to 65535") from error
 
 
 def _in_range(name: str, port: int, error_text: str) -> int:

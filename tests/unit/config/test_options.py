@@ -127,7 +127,7 @@ def test_a_value_that_cannot_be_used_is_refused_in_daprds_first_words(case: dict
 
 
 def test_table_and_fields_name_the_same_options() -> None:
-    fields = set(Options._fields) - {"given", "notices"}
+    fields = set(Options._fields) - {"given", "notices", "ignored"}
 
     assert fields == {name.replace("-", "_") for name in OPTIONS}
 
@@ -200,6 +200,31 @@ def test_help_is_given_at_once_and_a_version_only_when_all_is_well() -> None:
 )
 def test_odd_command_lines_get_the_parsers_own_words(arguments: list[str], text: str) -> None:
     assert usage_error(*arguments) == text
+
+
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [("--appport", "did you mean --app-port?"), ("--App-Id=x", "did you mean --app-id?"), ("--moon", "")],
+)
+def test_an_unknown_flag_comes_with_the_one_that_was_most_likely_meant(flag: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_arguments([flag])
+
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["--log-level", "loud"], "; give debug, info, warn, error or fatal"),
+        (["--app-protocol", "htp"], "; give http, https, h2c, grpc or grpcs"),
+        (["--disable-init-endpoints", "conf"], "; give config or subscribe"),
+        (["--app-port", "foo"], "; give a number from 0 to 65535"),
+        (["--max-body-size", "huge"], "; give bytes, such as 4194304, 4Mi or 500k"),
+    ],
+)
+def test_a_refusal_ends_with_what_can_be_given(arguments: list[str], remedy: str) -> None:
+    assert refusal(*arguments).endswith(remedy)
 
 
 @pytest.mark.rule("H-9")
@@ -309,7 +334,7 @@ def test_a_fatal_option_knows_its_first_words() -> None:
         settings_of("--log-level", "warning")
 
     assert (runtime.value.prefix, flags.value.prefix, bare.value.prefix) == (RUNTIME, FLAGS, "")
-    assert runtime.value.message.endswith("value out of range")
+    assert "value out of range; " in runtime.value.message
     assert str(flags.value) == flags.value.prefix + flags.value.message
 
 
