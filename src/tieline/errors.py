@@ -109,6 +109,13 @@ class BadRequest(TielineError):
     cause = Cause.BAD_REQUEST
 
 
+class RequestBroken(TielineError):
+    """What another sidecar sends as a request's body is none: it broke the protocol."""
+
+    cause = Cause.PEER_PROTOCOL
+    hop = Hop.PEER
+
+
 class UnknownTarget(TielineError):
     """No resolver knows the app ID.
 

@@ -20,6 +20,7 @@ from tieline.errors import (
     PeerLost,
     PeerRefused,
     PeerUnreachable,
+    RequestBroken,
     TielineError,
     TooLarge,
 )
@@ -194,7 +195,7 @@ class HttpChannel:
             failure: TielineError = AppBroken(error.text, hint=_CLOSED_HINT)
         elif isinstance(error, PeerUnreachable):
             failure = AppUnreachable(error.text, hint=error.hint)
-        elif isinstance(error, (AppUnreachable, AppBroken, TooLarge)):
+        elif isinstance(error, (AppUnreachable, AppBroken, TooLarge, RequestBroken)):
             failure = error
         else:
             return None

@@ -35,7 +35,8 @@ class ToApp:
         caller = (record.caller, record.caller_namespace)
         fields = self._identities.get(caller)
         if fields is None:
-            fields = identity(*caller, self._app_id)
+            # Who calls by gRPC need not say who it is.
+            fields = [field for field in identity(*caller, self._app_id) if field[1]]
             if len(caller[0]) + len(caller[1]) <= MAX_NAME:
                 if len(self._identities) >= MAX_CALLERS:
                     self._identities.clear()

@@ -1,22 +1,25 @@
-"""What arrives at the internal port: native calls become invocations, everything else is turned away."""
+"""What arrives at the internal port: native calls become invocations, gRPC goes to who answers that."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 from urllib.parse import unquote
 
-from tieline.errors import BadRequest, Cancelled, GrpcCode, ShuttingDown, TielineError, untrace
+from tieline.errors import BadRequest, GrpcCode, TielineError, untrace
+from tieline.inbound.failures import native_failure, not_meant
 from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
-from tieline.model import CallRecord, Cause, Headers, Hop, Invocation, Reply, Request, Target
-from tieline.wire.errors_text import hint_value
+from tieline.model import CallRecord, Invocation, Reply, Request, RpcStatus, Target
+from tieline.net.http2_server import Handler as Server
+from tieline.wire.grpc.status import CONTENT_TYPE, is_grpc, render_status
 from tieline.wire.method_path import PLAIN_VERBS, BadEscape, check, clean, decode_path, encode_path
 from tieline.wire.websocket import is_handshake
 
 _DECLINED: Final = (b"tieline-declined", b"1")
 """On an app's 2xx answer to a WebSocket handshake, which would open a tunnel otherwise."""
-MAX_ERROR_TEXT: Final = 8192
+SERVICE: Final = b"/dapr.proto.internals.v1.ServiceInvocation/"
 MAX_PATHS: Final = 1024
 """How many paths are remembered with what they mean; then the memory starts afresh."""
 MAX_PATH_BYTES: Final = 256
@@ -24,21 +27,35 @@ MAX_PATH_BYTES: Final = 256
 
 
 class InboundServer:
-    """Answers requests on the internal port."""
+    """Answers requests on the internal port.
 
-    def __init__(self, serve: Handler, observe: Observe, *, app_id: str, namespace: str) -> None:
+    Args:
+        make_calls: Makes what answers Dapr's internal RPCs, when the first one comes; ``None`` for a port without them.
+    """
+
+    def __init__(
+        self,
+        serve: Handler,
+        observe: Observe,
+        *,
+        app_id: str,
+        namespace: str,
+        make_calls: Callable[[], Server] | None = None,
+    ) -> None:
         self._serve = serve
         self._observe = observe
         self._app_id = app_id
         self._namespace = namespace
         self._target = Target(app_id, namespace, app_id)
+        self._make_calls = make_calls
+        self._calls: Server | None = None
         self._paths: dict[bytes, tuple[bytes, bytes]] = {}
         self._mine = frozenset(name.encode("utf-8", "surrogateescape") for name in (app_id, f"{app_id}.{namespace}"))
 
     async def __call__(self, request: Request) -> Reply:
         """Answer one request; see ``net.http2_server.Handler``."""
         if not request.native or request.path.startswith(b"/dapr.proto."):
-            return _foreign(request)
+            return await self._foreign(request)
         record = CallRecord()
         record.started = perf_counter()
         record.inbound = True
@@ -49,7 +66,7 @@ class InboundServer:
         record.caller_namespace = said.get(b"dapr-caller-namespace", b"").decode("utf-8", "replace")
         record.trace_id = said.get(b"traceparent", b"")[3:35]
         if said.get(b"tieline-invoke") != b"1":
-            return _foreign(request)
+            return await self._foreign(request)
         try:
             reply = await self._serve(self._invocation(request, record))
             if request.protocol and reply.status < 300 and reply.status != 101:
@@ -60,7 +77,7 @@ class InboundServer:
                 self._observe.failed(record, error)  # it never set out, so nobody has told yet
                 request.drop_body()
             untrace(error)
-            return failure(error)
+            return native_failure(error)
 
     def _invocation(self, request: Request, record: CallRecord) -> Invocation:
         if request.authority not in self._mine:
@@ -112,39 +129,38 @@ class InboundServer:
         app_id, dot, namespace = authority.decode("latin-1").partition(".")
         if unquote(app_id) == self._app_id and (not dot or unquote(namespace) == self._namespace):
             return
-        raise TielineError(
-            f"this is the sidecar of {self._app_id}, not of {authority.decode('latin-1')}",
-            cause=Cause.NAME_UNKNOWN,
-            hop=Hop.PEER,
-            grpc_code=GrpcCode.UNAVAILABLE,
-        )
+        raise not_meant(self._app_id, authority.decode("latin-1"))
+
+    async def _foreign(self, request: Request) -> Reply:
+        """Answer what is no native call: a gRPC client in its own words, anybody else plainly."""
+        content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
+        path = request.path
+        if path.startswith(SERVICE) and self._make_calls is not None:
+            refused = _no_rpc(request, content_type)
+            if refused is None:
+                if self._calls is None:
+                    self._calls = self._make_calls()
+                return await self._calls(request)
+            request.drop_body()
+            return refused
+        request.drop_body()
+        if is_grpc(content_type):
+            return _ended(GrpcCode.UNIMPLEMENTED, f"unknown service {path[1:].rpartition(b'/')[0].decode('latin-1')}")
+        text = b"this port is for other sidecars; apps call the HTTP API port\n"
+        return Reply(404, [(b"content-type", b"text/plain; charset=utf-8")], text)
 
 
-def failure(error: TielineError) -> Reply:
-    """Return the answer by which a callee's sidecar reports a failure of its own to the caller's."""
-    code = error.grpc_code if error.grpc_code is not None else GrpcCode.INTERNAL
-    hop = error.hop if error.hop is not Hop.CALLER or isinstance(error, (BadRequest, Cancelled)) else Hop.PEER
-    if isinstance(error, ShuttingDown):
-        hop = Hop.PEER
-    headers: Headers = [
-        (b"tieline-error", b"%d" % int(code)),
-        (b"tieline-cause", error.cause.encode()),
-        (b"tieline-hop", hop.encode()),
-    ]
-    if error.hint:
-        headers.append((b"tieline-hint", hint_value(error.hint)))
-    return Reply(500, headers, error.text.encode("utf-8", "surrogateescape")[:MAX_ERROR_TEXT])
+def _no_rpc(request: Request, content_type: bytes) -> Reply | None:
+    """Return the answer to what is no RPC (G-125); ``None`` if it is one."""
+    if not is_grpc(content_type):
+        shown = content_type.decode("latin-1")
+        return _ended(GrpcCode.INVALID_ARGUMENT, f'invalid gRPC request content-type "{shown}"', 415)
+    if request.verb != b"POST":
+        shown = request.verb.decode("latin-1")
+        text = f'Received a HEADERS frame with :method "{shown}" which should be POST'
+        return _ended(GrpcCode.INTERNAL, text, 405)
+    return None
 
 
-def _foreign(request: Request) -> Reply:
-    """Answer who does not speak our form: a gRPC client in its own words, anybody else plainly."""
-    content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
-    request.drop_body()
-    if content_type.startswith(b"application/grpc"):
-        text = b"this sidecar takes calls from Tieline sidecars only"
-        return Reply(
-            200,
-            [(b"content-type", b"application/grpc"), (b"grpc-status", b"12"), (b"grpc-message", text)],
-        )
-    text = b"this port is for other sidecars; apps call the HTTP API port\n"
-    return Reply(404, [(b"content-type", b"text/plain; charset=utf-8")], text)
+def _ended(code: int, text: str, status: int = 200) -> Reply:
+    return Reply(status, [(b"content-type", CONTENT_TYPE), *render_status(RpcStatus(code, text))])

@@ -122,6 +122,11 @@ class BodyStream:
 
     # ── the reader's side ──────────────────────────────────────────────────────────────────────────
     @property
+    def is_complete(self) -> bool:
+        """Whether all of it has arrived, so that reading it waits for nothing."""
+        return self._ended and self._error is None
+
+    @property
     def is_wanted(self) -> bool:
         """Whether somebody may still read; False once it was abandoned or broke off."""
         return not self._abandoned and self._error is None

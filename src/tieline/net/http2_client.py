@@ -358,7 +358,7 @@ class Http2Client(Http2Protocol):
             return
         error: TielineError
         if unprocessed:
-            error = PeerRefused("stream refused: the peer did not process the call")
+            error = PeerRefused("stream terminated by RST_STREAM with error code: REFUSED_STREAM")
         elif local:
             error = AppBroken(f"malformed answer: {code_name(code)}")
         elif code == ErrorCode.INTERNAL_ERROR and stream.got_head and self.h2.peer_native:

@@ -1,11 +1,11 @@
-"""A call to another sidecar in the native form: a plain HTTP/2 request that two Tielines understand."""
+"""A call to another sidecar: in the native form, a plain HTTP/2 request that two Tielines understand, or as gRPC."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Awaitable, Hashable
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 from tieline.errors import GrpcCode, PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable, TielineError
@@ -15,6 +15,9 @@ from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
 from tieline.wire.http2 import Limits
 from tieline.wire.http2.hpack import NEVER_INDEXED, Fields, flagged
+
+if TYPE_CHECKING:
+    from tieline.outbound.grpc_peer import GrpcPeer
 
 MAX_ERROR_TEXT: Final = 8192
 """The longest text that a peer's own failure may have, in bytes."""
@@ -35,6 +38,7 @@ class PeerCaller:
         added: Fields put on each call: who calls, and through which sidecar.
         namespace: The sidecar's own.
         knows_namespaces: The resolvers tell namespaces apart, so that the callee may hold a call to its own.
+        limit: Longest message of an RPC in bytes (G-2); ``None`` for no limit.
     """
 
     def __init__(
@@ -45,9 +49,13 @@ class PeerCaller:
         added: Headers,
         namespace: str,
         knows_namespaces: bool,
+        limit: int | None = None,
     ) -> None:
         self._names = names
         self._pool = pool
+        self._limit = limit
+        self._plain_added = added
+        self._grpc: GrpcPeer | None = None
         self._added = flagged([*added, (b"tieline-invoke", b"1")])
         self._namespace = namespace
         self._knows_namespaces = knows_namespaces
@@ -83,7 +91,11 @@ class PeerCaller:
                 connection = self._pool.ready(key)
                 if connection is None:
                     connection = await self._connect(endpoint, key, record)
-                fields = self._fields(connection, call, endpoint)
+                if call.rpc is not None or not connection.h2.peer_native:
+                    reply = await self._by_grpc(connection, call, endpoint)
+                    attempt.outcome = "ok"
+                    return reply
+                fields = self._fields(call)
                 if connection.h2.can_open:
                     exchange = connection.begin_request(fields, call.body)
                     try:
@@ -132,15 +144,20 @@ class PeerCaller:
         record.connecting_s += perf_counter() - began
         return connection
 
-    def _fields(self, connection: Http2Client, call: Invocation, endpoint: Endpoint) -> Fields:
-        """Return the call as the fields of one HTTP/2 request.
+    def _by_grpc(self, connection: Http2Client, call: Invocation, endpoint: Endpoint) -> Awaitable[Reply]:
+        """Make a call as a daprd understands it, and as gRPC clients mean theirs."""
+        if call.protocol:
+            raise _no_websockets(call.target.addressed, endpoint)
+        if self._grpc is None:
+            # With the first such call: protobuf takes long to load.
+            from tieline.outbound.grpc_peer import GrpcPeer
 
-        Raises:
-            PeerProtocol: The peer does not understand that.
-        """
+            self._grpc = GrpcPeer(added=self._plain_added, limit=self._limit)
+        return self._grpc.call(connection, call, endpoint)
+
+    def _fields(self, call: Invocation) -> Fields:
+        """Return the call as the fields of one HTTP/2 request."""
         addressed = call.target.addressed
-        if not connection.h2.peer_native:
-            raise _no_tieline(call, endpoint)
         path = b"/" + call.encoded
         if call.query:
             path += b"?" + call.query
@@ -193,20 +210,14 @@ class PeerCaller:
         )
 
 
-def _no_tieline(call: Invocation, endpoint: Endpoint) -> PeerProtocol:
-    addressed = call.target.addressed
-    if call.protocol:
-        error = PeerProtocol(
-            f"the sidecar of {addressed} at {endpoint} is no Tieline, and takes no WebSocket",
-            hint="it is a daprd or another program: WebSockets go through Tieline sidecars only; run the app with one",
-            grpc_code=GrpcCode.UNIMPLEMENTED,
-        )
-        error.http_status = 501
-        return error
-    return PeerProtocol(
-        f"the sidecar of {addressed} at {endpoint} does not speak Tieline's form of calls",
-        hint="it is a daprd or another program: calls to daprd are not built yet; run the app with Tieline",
+def _no_websockets(addressed: str, endpoint: Endpoint) -> PeerProtocol:
+    error = PeerProtocol(
+        f"the sidecar of {addressed} at {endpoint} is no Tieline, and takes no WebSocket",
+        hint="it is a daprd or another program: WebSockets go through Tieline sidecars only; run the app with one",
+        grpc_code=GrpcCode.UNIMPLEMENTED,
     )
+    error.http_status = 501
+    return error
 
 
 def _tried(record: CallRecord) -> list[Endpoint]:

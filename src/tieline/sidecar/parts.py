@@ -37,6 +37,7 @@ from tieline.names.cache import NameCache
 from tieline.names.host import host_address
 from tieline.net.dial import LeadsBackCheck
 from tieline.net.http2_pool import Http2Pool
+from tieline.net.http2_server import Handler as Http2Handler
 from tieline.outbound.external import External
 from tieline.outbound.invoke import Dispatch, Local, outbound
 from tieline.outbound.peer import PEER_LIMITS, PeerCaller
@@ -204,6 +205,7 @@ class Parts:
             ],
             namespace=settings.namespace,
             knows_namespaces=knows_namespaces(self.configuration.name_resolution),
+            limit=settings.max_body_size,
         )
         own = fields.identity(settings.app_id, settings.namespace, settings.app_id)
         return Dispatch(
@@ -218,11 +220,23 @@ class Parts:
         """Make what other sidecars call."""
         settings = self._settings
         observe = Observe(self.observe)
+        serve = inbound(observe=observe, end=ToApp(self.channel, settings.app_id))
+
+        def make_calls() -> Http2Handler:
+            from tieline.inbound.grpc_calls import GrpcCalls
+
+            return GrpcCalls(
+                serve,
+                observe,
+                app_id=settings.app_id,
+                namespace=settings.namespace,
+                has_app=self.channel is not None,
+                limit=settings.max_body_size,
+                new_ids=None if self.configuration.tracing.off else IdSource(),
+            )
+
         return InboundServer(
-            inbound(observe=observe, end=ToApp(self.channel, settings.app_id)),
-            observe,
-            app_id=settings.app_id,
-            namespace=settings.namespace,
+            serve, observe, app_id=settings.app_id, namespace=settings.namespace, make_calls=make_calls
         )
 
     def make_api(self, dispatch: Dispatch, shutdown: Callable[[bool], None]) -> HttpApi:

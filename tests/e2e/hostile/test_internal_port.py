@@ -123,7 +123,6 @@ async def test_at_the_api_port_the_private_form_is_an_ordinary_request(world: Wo
 REFUSED = {
     "no mark": (native(b"/x")[:4], 404),
     "another mark": ([*native(b"/x")[:4], (b"tieline-invoke", b"2")], 404),
-    "gRPC path": (native(b"/dapr.proto.internals.v1.ServiceInvocation/CallLocal"), 404),
     "wrong callee": (native(b"/x", to=b"other"), 500),
     "wrong namespace": (native(b"/x", to=b"callee.other"), 500),
     "no callee": (native(b"/x", to=b""), 500),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections import deque
 from typing import Final
 
 from tieline.errors import GrpcCode
@@ -61,7 +60,7 @@ class MessageReader:
         encoding: ``grpc-encoding`` of the stream; empty for none.
     """
 
-    __slots__ = ("_encoding", "_limit", "_pieces", "_size", "_wanted")
+    __slots__ = ("_at", "_data", "_encoding", "_later", "_limit", "_size", "_wanted")
 
     def __init__(self, limit: int | None, encoding: bytes = b"") -> None:
         if encoding not in (b"", b"identity", b"gzip"):
@@ -71,14 +70,21 @@ class MessageReader:
             )
         self._limit = limit
         self._encoding = encoding
-        self._pieces: deque[bytes] = deque()
+        self._data = b""
+        self._at = 0
+        """Where in ``_data`` the next message begins; what stands before was handed out."""
+        self._later: list[bytes] = []
         self._size = 0
         self._wanted = PREFIX
 
     def feed(self, data: bytes) -> None:
         """Add what arrived."""
         if data:
-            self._pieces.append(data)
+            if self._size:
+                self._later.append(data)
+            else:
+                self._data = data
+                self._at = 0
             self._size += len(data)
 
     def next(self) -> bytes | None:
@@ -89,8 +95,12 @@ class MessageReader:
         """
         if self._size < self._wanted:
             return None
-        data = self._joined()
-        flag, length = data[0], int.from_bytes(data[1:PREFIX], "big")
+        if self._later:
+            self._data = b"".join([self._data[self._at :], *self._later])
+            self._later.clear()
+            self._at = 0
+        data, at = self._data, self._at
+        flag, length = data[at], int.from_bytes(data[at + 1 : at + PREFIX], "big")
         if flag > 1:
             raise BadMessages(GrpcCode.INTERNAL, f"grpc: received unexpected payload format {flag}")
         if self._limit is not None and length > self._limit:
@@ -98,17 +108,16 @@ class MessageReader:
                 GrpcCode.RESOURCE_EXHAUSTED,
                 f"grpc: received message larger than max ({length} vs. {self._limit})",
             )
-        end = PREFIX + length
-        if len(data) < end:
-            self._wanted = end
+        whole = PREFIX + length
+        if self._size < whole:
+            self._wanted = whole
             return None
         self._wanted = PREFIX
-        rest = data[end:]
-        self._size = len(rest)
-        self._pieces.clear()
-        if rest:
-            self._pieces.append(rest)
-        message = data[PREFIX:end]
+        self._size -= whole
+        self._at = at + whole
+        message = data[at + PREFIX : at + whole]
+        if not self._size:
+            self._data = b""
         return self._unpacked(message) if flag else message
 
     def check_end(self) -> None:
@@ -119,13 +128,6 @@ class MessageReader:
         """
         if self._size:
             raise BadMessages(GrpcCode.UNKNOWN, "unexpected EOF")
-
-    def _joined(self) -> bytes:
-        if len(self._pieces) > 1:
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-            self._pieces.append(data)
-        return self._pieces[0]
 
     def _unpacked(self, message: bytes) -> bytes:
         if self._encoding != b"gzip":

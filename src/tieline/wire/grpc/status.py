@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Final
 
 from tieline.errors import GrpcCode
@@ -79,10 +80,22 @@ def without_status(trailers: Sequence[tuple[bytes, bytes]]) -> Headers:
 def status_of_http(status: int, content_type: bytes) -> RpcStatus:
     """Return what an HTTP answer without a gRPC status means: a proxy or a server of another kind gave it."""
     code = _OF_HTTP.get(status, GrpcCode.UNKNOWN)
-    shown = content_type.decode("latin-1")
-    return RpcStatus(
-        code, f'unexpected HTTP status code received from server: {status}; transport: content-type "{shown}"'
-    )
+    try:
+        phrase = f" ({HTTPStatus(status).phrase})"
+    except ValueError:
+        phrase = " ()"
+    problem = "malformed header: missing HTTP content-type"
+    if content_type:
+        shown = content_type.decode("latin-1")
+        problem = f'transport: received unexpected content-type "{shown}"'
+        if is_grpc(content_type):
+            return RpcStatus(code, f"unexpected HTTP status code received from server: {status}{phrase}")
+    return RpcStatus(code, f"unexpected HTTP status code received from server: {status}{phrase}; {problem}")
+
+
+def is_grpc(content_type: bytes) -> bool:
+    """Say whether a content type is gRPC's, whatever its subtype (G-8, G-125)."""
+    return content_type == CONTENT_TYPE or content_type.startswith((b"application/grpc+", b"application/grpc;"))
 
 
 def status_of_reset(code: int) -> GrpcCode:

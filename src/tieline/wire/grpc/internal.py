@@ -1,0 +1,276 @@
+"""Dapr's internal messages: a call from sidecar to sidecar as ``CallLocalStream`` and ``CallLocal`` carry it.
+
+On a stream, the first message of either side has the head, and all of them may have a *payload*: a piece of the body
+and its number. The two directions look alike, field 1 being the head and field 2 the payload, so that one encoder and
+one reader do for both. Import this only when a call needs it: protobuf takes long to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Final, NamedTuple, TypeAlias, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from tieline._generated.dapr.proto.common.v1.common_pb2 import InvokeRequest
+from tieline._generated.dapr.proto.internals.v1 import service_invocation_pb2 as pb
+from tieline.errors import GrpcCode
+from tieline.model import RpcStatus
+from tieline.wire.grpc.mapping import InternalMap
+from tieline.wire.grpc.messages import BadMessages
+
+SERVICE: Final = b"/dapr.proto.internals.v1.ServiceInvocation/"
+STREAM_PATH: Final = SERVICE + b"CallLocalStream"
+UNARY_PATH: Final = SERVICE + b"CallLocal"
+PAYLOAD_BYTES: Final = 2048
+"""Longest payload that is sent; longer ones are understood (G-34)."""
+VERBS: Final = (b"", b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH")
+"""Of an HTTP extension, by number; 0 is none."""
+NUMBERS: Final = {verb: number for number, verb in enumerate(VERBS)}
+V1: Final = pb.V1
+
+_HEAD: Final = b"\x0a"  # field 1, a message or bytes
+_PAYLOAD: Final = b"\x12"  # field 2
+_SEQ: Final = b"\x10"  # field 2, a number
+
+RequestHead: TypeAlias = pb.InternalInvokeRequest
+ResponseHead: TypeAlias = pb.InternalInvokeResponse
+_Entries: TypeAlias = MutableMapping[str, pb.ListStringValue]
+_M = TypeVar("_M", bound=Message)
+
+
+class Said(NamedTuple):
+    """What a request's head says besides its metadata.
+
+    Attributes:
+        content_type, type_url: Of the body.
+        has_data: There was a message of data, if only an empty one, as gRPC clients have it.
+        verb: Number in the HTTP extension; ``None`` without one.
+        query: Raw.
+    """
+
+    method: str
+    content_type: str
+    type_url: str
+    has_data: bool
+    verb: int | None
+    query: str
+
+
+# ── out ──
+
+
+def request_head(metadata: InternalMap, said: Said, body: bytes | None = None) -> bytes:
+    """Return a serialised ``InternalInvokeRequest``; with its body only for ``CallLocal`` (G-33)."""
+    head = pb.InternalInvokeRequest(ver=V1)
+    _fill(head.metadata, metadata)
+    message = head.message
+    message.method = said.method
+    message.content_type = said.content_type
+    if said.has_data or body is not None:
+        message.data.type_url = said.type_url
+        message.data.value = body or b""
+    if said.verb is not None:
+        message.http_extension.verb = said.verb  # type: ignore[assignment]  # any number is passed on
+        message.http_extension.querystring = said.query
+    return head.SerializeToString()
+
+
+def response_head(
+    status: RpcStatus,
+    headers: InternalMap,
+    trailers: InternalMap,
+    *,
+    content_type: str = "",
+    type_url: str = "",
+    has_message: bool = True,
+    has_data: bool = False,
+    body: bytes = b"",
+) -> bytes:
+    """Return a serialised ``InternalInvokeResponse``; with its body only for ``CallLocal``.
+
+    The status is there even if it is all zero, since by it the other end knows the head (G-36).
+    """
+    head = pb.InternalInvokeResponse()
+    head.status.SetInParent()
+    if status.details:
+        try:
+            # google.rpc.Status has the same fields.
+            head.status.MergeFromString(status.details)
+        except DecodeError:
+            head.status.Clear()
+            head.status.SetInParent()
+    head.status.code = status.code
+    head.status.message = status.message
+    _fill(head.headers, headers)
+    _fill(head.trailers, trailers)
+    if has_message:
+        message = head.message
+        message.content_type = content_type
+        if has_data or body:
+            message.data.type_url = type_url
+            message.data.value = body
+    return head.SerializeToString()
+
+
+def _fill(entries: _Entries, source: InternalMap) -> None:
+    for name, values in source.items():
+        entries[name].values.extend(values)
+
+
+def frame_stream(head: bytes | None, body: bytes, seq: int) -> bytes:
+    """Return the messages, framed and joined, that carry a head and a piece of a body.
+
+    Args:
+        head: Serialised, for the first message; ``None`` for later ones.
+        seq: Number of the first payload; each takes one, ``payloads_of`` says how many they are.
+    """
+    size = len(body)
+    first = b"" if head is None else _HEAD + _varint(len(head)) + head
+    if size <= PAYLOAD_BYTES:
+        message = first + _payload(body, seq) if size else first
+        return b"\0%s%s" % (len(message).to_bytes(4, "big"), message)
+    out: list[bytes] = []
+    for at in range(0, size, PAYLOAD_BYTES):
+        message = _payload(body[at : at + PAYLOAD_BYTES], seq)
+        if first:
+            message = first + message
+            first = b""
+        out += (b"\0", len(message).to_bytes(4, "big"), message)
+        seq += 1
+    return b"".join(out)
+
+
+def payloads_of(size: int) -> int:
+    """Return into how many payloads so many bytes are cut."""
+    return -(-size // PAYLOAD_BYTES)
+
+
+def _payload(data: bytes, seq: int) -> bytes:
+    size = len(data)
+    inner = b"%s%s%s" % (_HEAD, _varint(size), data)
+    if seq:
+        inner += _SEQ + _varint(seq)
+    return b"%s%s%s" % (_PAYLOAD, _varint(len(inner)), inner)
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+# ── in ──
+
+
+def map_of(entries: Mapping[str, pb.ListStringValue]) -> InternalMap:
+    """Return a map of a message that was read; names without values are left out (G-47)."""
+    found: InternalMap = {}
+    for name, one in entries.items():
+        values = list(one.values)
+        if values:
+            found[name] = values
+    return found
+
+
+def read_said(message: InvokeRequest) -> Said:
+    """Return what the ``InvokeRequest`` of a head says."""
+    has_extension = message.HasField("http_extension")
+    extension = message.http_extension
+    return Said(
+        message.method,
+        message.content_type,
+        message.data.type_url,
+        message.HasField("data"),
+        int(extension.verb) if has_extension else None,
+        extension.querystring if has_extension else "",
+    )
+
+
+class BrokenBody(Exception):
+    """The messages of a body are not what they should be.
+
+    Attributes:
+        text: In the words that daprd has for it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class Payloads:
+    """The payloads of one stream, as they come: checks that they are in order, and alone after the first message."""
+
+    __slots__ = ("_expected",)
+
+    def __init__(self) -> None:
+        self._expected = 0
+
+    def data_of(self, message: pb.InternalInvokeRequestStream | pb.InternalInvokeResponseStream) -> bytes:
+        """Return the bytes that a message brings; none without a payload.
+
+        Raises:
+            BrokenBody: It is not the next.
+        """
+        if not message.HasField("payload"):
+            return b""
+        payload = message.payload
+        if payload.seq != self._expected:
+            raise BrokenBody(f"invalid sequence number received: {payload.seq} (expected: {self._expected})")
+        self._expected += 1
+        return payload.data
+
+    def of_request(self, raw: bytes) -> bytes:
+        """Return the bytes that a later message of a request brings.
+
+        Raises:
+            BrokenBody: It is no message, has a head, or is not the next.
+        """
+        message = _read_later(pb.InternalInvokeRequestStream, raw, request=True)
+        if message.HasField("request") and (message.request.metadata or message.request.HasField("message")):
+            raise BrokenBody("request metadata found in non-leading chunk")
+        return self.data_of(message)
+
+    def of_response(self, raw: bytes) -> bytes:
+        """Return the bytes that a later message of an answer brings.
+
+        Raises:
+            BrokenBody: It is no message, has a head, or is not the next.
+        """
+        message = _read_later(pb.InternalInvokeResponseStream, raw, request=False)
+        if message.HasField("response"):
+            head = message.response
+            if head.HasField("status") or head.headers or head.HasField("message"):
+                raise BrokenBody("response metadata found in non-leading chunk")
+        return self.data_of(message)
+
+
+def _read_later(kind: type[_M], raw: bytes, *, request: bool) -> _M:
+    try:
+        return read_message(kind, raw, request=request)
+    except BadMessages as error:
+        raise BrokenBody(f"error receiving message: rpc error: code = Internal desc = {error.text}") from error
+
+
+def read_message(kind: type[_M], raw: bytes, *, request: bool) -> _M:
+    """Read a message.
+
+    Raises:
+        BadMessages: It is none, in the words that gRPC has at either end (G-124).
+    """
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        where = "error unmarshalling request" if request else "failed to unmarshal the received message"
+        what = "proto: cannot parse invalid wire-format data"
+        if "UTF-8" in str(error):
+            what = "string field contains invalid UTF-8"
+        raise BadMessages(GrpcCode.INTERNAL, f"grpc: {where}: {what}") from None
