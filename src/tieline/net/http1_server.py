@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tieline.errors import BadRequest, Cancelled, TielineError, untrace
-from tieline.model import MAX_CHUNK, AnyBody, Headers, Opened, Reply
+from tieline.model import MAX_CHUNK, AnyBody, Cause, Headers, Hop, Opened, Reply
 from tieline.net.backpressure import BodyStream, ended, too_large, within
 from tieline.net.http2_server import Handler, Http2Server
 from tieline.net.lookout import forget, watch
 from tieline.net.loop import WRITE_HIGH_WATER, Paced
 from tieline.net.tunnel import Flow, SocketEnd
+from tieline.wire.errors_text import explained
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http1 import (
     CHUNKED,
@@ -370,6 +371,7 @@ class Http1Server(Paced):
         """Answer what is no request, and close (H-64)."""
         headers: Headers = [(b"content-type", b"text/plain; charset=utf-8")] if error.text else []
         headers += more or ()
+        headers += explained(*_why(error))
         self._transport.write(response_head(error.status, headers, b"", keep_alive=False) + error.text.encode())
         self._shut(linger=True)
 
@@ -518,3 +520,9 @@ def _nominates(headers: Headers) -> bool:
     """Whether ``Connection`` names both Upgrade and HTTP2-Settings, as the upgrade demands."""
     named = {option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")}
     return {b"upgrade", b"http2-settings"} <= named
+
+
+def _why(error: BadMessage) -> tuple[Cause, Hop, str]:
+    if error.status == 431:
+        return Cause.TOO_LARGE, Hop.CALLER, f"{error.detail}: send less, or start the sidecar with --read-buffer-size"
+    return Cause.BAD_REQUEST, Hop.CALLER, error.detail

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from tieline.errors import Cancelled, TielineError, untrace
-from tieline.model import AnyBody, Opened, Reply, Request
+from tieline.model import AnyBody, Cause, Hop, Opened, Reply, Request
 from tieline.net.http2 import Exchange, Http2Protocol
 from tieline.net.tunnel import Flow, drain
+from tieline.wire.errors_text import explained
 from tieline.wire.http2 import ErrorCode, Limits, Stream
 from tieline.wire.http2.messages import join_cookies
 from tieline.wire.websocket import PROTOCOL, VERSION, BadHandshake, check_version, without_handshake
@@ -266,7 +267,8 @@ class Http2Server(Http2Protocol):
             exchange.task.cancel()
 
     def on_head_too_large(self, stream: Stream) -> None:
-        self.h2.send_response(stream, 431, [(b"content-type", b"text/plain; charset=utf-8")], end=False)
+        why = explained(Cause.TOO_LARGE, Hop.CALLER, "send less, or start the sidecar with --read-buffer-size")
+        self.h2.send_response(stream, 431, [(b"content-type", b"text/plain; charset=utf-8"), *why], end=False)
         self.h2.send_data(stream, b"431 Request Header Fields Too Large", end=True)
         self.h2.reset(stream, ErrorCode.NO_ERROR)
 

@@ -244,10 +244,11 @@ class Parts:
         settings = self._settings
         lists = ApiLists(self.configuration.api)
         cors = Cors(settings.allowed_origins) if settings.allowed_origins else None
+        own = OwnApis(health=self.health, metadata=self.metadata, shutdown=shutdown, lists=lists, cors=cors)
         return HttpApi(
             front=self.front,
-            own=OwnApis(health=self.health, metadata=self.metadata, shutdown=shutdown, lists=lists, cors=cors),
-            invoke=self._make_invoke(dispatch) if lists.is_open("invoke", "v1", "v1.0/invoke/") else None,
+            own=own,
+            invoke=self._make_invoke(dispatch, own) if lists.is_open("invoke", "v1", "v1.0/invoke/") else None,
             cors=cors,
             token=Token(settings.api_token) if settings.api_token is not None else None,
             api_log=self._make_api_log(),
@@ -292,7 +293,7 @@ class Parts:
         own = OwnApis(health=self.health, metadata=self.metadata, shutdown=None, lists=lists)
         return PublicApi(front=self.front, own=own)
 
-    def _make_invoke(self, dispatch: Dispatch) -> Invoke:
+    def _make_invoke(self, dispatch: Dispatch, own: OwnApis) -> Invoke:
         settings = self._settings
         observe = Observe(self.observe, failure_size)
         return Invoke(
@@ -304,6 +305,7 @@ class Parts:
             drop_token=settings.api_token is not None,
             is_external=dispatch.is_external,
             count=self.front.count,
+            explain=own.explain,
         )
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote as quote_url
 
+from tieline.model import Cause, Headers, Hop
+
 _NAMED: Final = {
     '"': '\\"',
     "\\": "\\\\",
@@ -60,3 +62,11 @@ def hint_value(hint: str) -> bytes:
         escape = text.find("%", MAX_HINT_BYTES - 2)
         text = text[:escape] if escape >= 0 else text
     return text.encode("ascii")
+
+
+def explained(cause: Cause, hop: Hop, hint: str) -> Headers:
+    """Return the fields by which a sidecar's error says why, where, and, if there is a hint, what to do."""
+    fields = [(b"tieline-cause", cause.encode()), (b"tieline-hop", hop.encode())]
+    if hint:
+        fields.append((b"tieline-hint", hint_value(hint)))
+    return fields

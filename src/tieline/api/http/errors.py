@@ -6,8 +6,8 @@ import json
 from typing import Final
 
 from tieline.errors import TielineError
-from tieline.model import Headers, Reply
-from tieline.wire.errors_text import hint_value
+from tieline.model import Cause, Headers, Hop, Reply
+from tieline.wire.errors_text import explained
 
 _JSON: Final = (b"content-type", b"application/json")
 _TEXT: Final[Headers] = [(b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff")]
@@ -15,6 +15,8 @@ _TEXT: Final[Headers] = [(b"content-type", b"text/plain; charset=utf-8"), (b"x-c
 _ESCAPED: Final = {
     ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029",
 }  # fmt: skip
+BAGGAGE_HINT: Final = "send W3C baggage, key=value and commas between, or none"
+PERCENT_HINT: Final = "write a literal percent sign as %25"
 _quoted = json.encoder.encode_basestring
 
 
@@ -44,10 +46,7 @@ def invocation_failed(error: TielineError, addressed: str) -> Reply:
 
 def explanation(error: TielineError) -> Headers:
     """Return the fields that say why, where, and what to do."""
-    fields = [(b"tieline-cause", error.cause.encode()), (b"tieline-hop", error.hop.encode())]
-    if error.hint:
-        fields.append((b"tieline-hint", hint_value(error.hint)))
-    return fields
+    return explained(error.cause, error.hop, error.hint)
 
 
 def api_error(status: int, code: str, message: str) -> ErrorReply:
@@ -57,6 +56,7 @@ def api_error(status: int, code: str, message: str) -> ErrorReply:
     return ErrorReply(status, [_JSON], body.encode(), code)
 
 
-def text_error(status: int, text: str) -> Reply:
-    """Return a plain text error."""
-    return Reply(status, _TEXT.copy(), text.encode("utf-8", "replace") + b"\n")
+def text_error(status: int, text: str, cause: Cause, hint: str = "") -> Reply:
+    """Return a plain text error of this sidecar's own."""
+    headers = [*_TEXT, *explained(cause, Hop.CALLER, hint)]
+    return Reply(status, headers, text.encode("utf-8", "replace") + b"\n")

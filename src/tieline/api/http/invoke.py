@@ -6,13 +6,14 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Final, NamedTuple
 
-from tieline.api.http.errors import api_error, invocation_failed, text_error
+from tieline.api.http.errors import BAGGAGE_HINT, PERCENT_HINT, api_error, invocation_failed, text_error
 from tieline.api.http.tracing import Tracer, put_back
 from tieline.errors import AppBroken, GrpcCode, TielineError, untrace
 from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
-from tieline.model import CallRecord, Invocation, Reply, Request, Target
+from tieline.model import CallRecord, Cause, Headers, Hop, Invocation, Reply, Request, Target
 from tieline.wire.baggage import BadBaggage
+from tieline.wire.errors_text import explained
 from tieline.wire.headers import IDENTITY, survey, to_caller
 from tieline.wire.method_path import (
     PLAIN_VERBS,
@@ -52,6 +53,7 @@ class Invoke:
         drop_token: An API token is configured, so that it must not travel on (H-124).
         is_external: Whether a target lies outside the mesh.
         count: Told of requests that turn out to be no calls, with the time at which they came.
+        explain: Returns what is to be said of a verb and a path that mean nothing.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Invoke:
         drop_token: bool,
         is_external: Callable[[Target], bool],
         count: Callable[[Request, Reply, float], None],
+        explain: Callable[[bytes, bytes], Headers],
     ) -> None:
         self._outbound = outbound
         self._observe = observe
@@ -74,6 +77,7 @@ class Invoke:
         self._drop_token = drop_token
         self._is_external = is_external
         self._count = count
+        self._explain = explain
         self._routes: dict[bytes, Route] = {}
 
     async def __call__(self, request: Request) -> Reply:
@@ -89,7 +93,7 @@ class Invoke:
                 context, baggage = tracer.begin(noted, checked=told)
             except BadBaggage as error:
                 request.drop_body()
-                refused = text_error(400, error.text)
+                refused = text_error(400, error.text, Cause.BAD_REQUEST, BAGGAGE_HINT)
                 self._count(request, refused, perf_counter())
                 return refused
             headers.append((b"traceparent", context.traceparent))
@@ -177,9 +181,9 @@ class Invoke:
             self._not_sent(record, error)
             return invocation_failed(error, error.target)
         except BadEscape:
-            addressed = None
+            return self._no_target(explained(Cause.BAD_REQUEST, Hop.CALLER, PERCENT_HINT))
         if addressed is None:
-            return api_error(404, TielineError.code, NO_TARGET)
+            return self._no_target(self._explain(request.verb, request.path))
         try:
             method = clean(addressed.method)
             record.method = method
@@ -191,6 +195,11 @@ class Invoke:
         route = Route(target, method, encode_path(method))
         self._remember(request.path, addressed, route)
         return route
+
+    def _no_target(self, explanation: Headers) -> Reply:
+        reply = api_error(404, TielineError.code, NO_TARGET)
+        reply.headers += explanation
+        return reply
 
     def _remember(self, path: bytes, addressed: Addressed, route: Route) -> None:
         if addressed.via is Via.PATH and len(path) <= MAX_ROUTE_BYTES:

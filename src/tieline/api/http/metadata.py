@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from tieline.api.http.errors import api_error, text_error
+from tieline.api.http.errors import PERCENT_HINT, api_error, text_error
 from tieline.api.metadata import MAX_ATTRIBUTE_BYTES, Metadata
 from tieline.errors import TielineError
-from tieline.model import Reply, Request
+from tieline.model import Cause, Reply, Request
 from tieline.wire.method_path import BadEscape, decode_path
 
 
@@ -22,7 +22,7 @@ async def put_attribute(metadata: Metadata, request: Request, raw_key: bytes) ->
     try:
         key = decode_path(raw_key.replace(b"+", b" ")).decode("utf-8", "replace")
     except BadEscape as error:
-        return text_error(400, f"400 Bad Request: {error}")
+        return text_error(400, f"400 Bad Request: {error}", Cause.BAD_REQUEST, PERCENT_HINT)
     try:
         value = await _read(request)
     except TielineError as error:

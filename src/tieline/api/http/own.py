@@ -11,12 +11,15 @@ from tieline.api.http.errors import text_error
 from tieline.api.http.health import answer_health, answer_outbound
 from tieline.api.http.metadata import put_attribute, show_metadata
 from tieline.api.metadata import Metadata
-from tieline.config.api_lists import ApiLists
-from tieline.model import Reply, Request
+from tieline.config.api_lists import APIS, ApiLists
+from tieline.model import Cause, Headers, Hop, Reply, Request
+from tieline.wire.errors_text import explained
 from tieline.wire.method_path import normalise_route
 
 _METADATA: Final = b"/v1.0/metadata/"
 _VERBS: Final = (b"GET", b"POST", b"PUT")
+_OTHER_APIS: Final = frozenset(APIS) - {"invoke", "metadata", "healthz", "shutdown"}
+_ORIGIN_HINT: Final = "start the sidecar with --allowed-origins and the origin of the page"
 
 Answer = Callable[[Request], Awaitable[Reply]]
 
@@ -65,6 +68,7 @@ class OwnApis:
             self._routes[b"GET", b"/v1.0/metadata"] = Route("GetMetadata", self._get_metadata)
         if shutdown is not None and lists.is_open("shutdown", "v1", "v1.0/shutdown"):
             self._routes[b"POST", b"/v1.0/shutdown"] = Route("Shutdown", self._post_shutdown)
+        self._closed = _closed(lists)
         self._has_keys = lists.is_open("metadata", "v1", "v1.0/metadata/{key}")
         self._options = Route("", self._answer_options)
 
@@ -82,9 +86,35 @@ class OwnApis:
         """Answer what is no API, where nothing is an invocation: 404, or 405 for the wrong verb (H-129)."""
         request.drop_body()
         verbs = [verb for verb in _VERBS if self.find(verb, request.path) is not None]
+        explanation = self.explain(request.verb, request.path)
         if verbs:
-            return Reply(405, [(b"allow", verb) for verb in verbs])
-        return text_error(404, "404 page not found")
+            return Reply(405, [*((b"allow", verb) for verb in verbs), *explanation])
+        reply = text_error(404, "404 page not found", Cause.BAD_REQUEST)
+        reply.headers[-2:] = explanation
+        return reply
+
+    def explain(self, verb: bytes, path: bytes) -> Headers:
+        """Return what is to be said of a verb and a path that are no API and no invocation."""
+        cause, hint = self._why_not(path)
+        return explained(cause, Hop.CALLER, hint)
+
+    def _why_not(self, path: bytes) -> tuple[Cause, str]:
+        route = normalise_route(path) if path.startswith(b"/") else path
+        first, _, rest = route.removeprefix(b"/").partition(b"/")
+        name = rest.partition(b"/")[0].decode("latin-1")
+        if self._shutdown is None:
+            return Cause.BAD_REQUEST, "the public port has GET /v1.0/healthz, /v1.0/healthz/outbound and /v1.0/metadata"
+        if first.startswith(b"v1.0") and name in self._closed:
+            return Cause.DENIED, f"this API, {name}, is closed by spec.api of the Configuration"
+        verbs = [verb.decode() for verb in _VERBS if self.find(verb, path) is not None]
+        if verbs:
+            return Cause.BAD_REQUEST, f"this path takes {' or '.join(verbs)}"
+        if first.startswith(b"v1.0") and name in _OTHER_APIS:
+            return Cause.BAD_REQUEST, f"Dapr's API {name} is not part of Tieline, which carries calls between apps"
+        return (
+            Cause.BAD_REQUEST,
+            "call an app by /v1.0/invoke/<app-id>/method/<method>, or by any path with the header dapr-app-id",
+        )
 
     async def _answer_options(self, request: Request) -> Reply:
         request.drop_body()
@@ -105,16 +135,16 @@ class OwnApis:
     async def _put_metadata(self, request: Request, key: bytes) -> Reply:
         if self._shutdown is None:
             request.drop_body()
-            return text_error(403, "metadata is written on the API port only")
+            return text_error(403, "metadata is written on the API port only", Cause.DENIED)
         if self._is_foreign_page(request):
             request.drop_body()
-            return text_error(403, "metadata is not set by web pages; allow their origin with --allowed-origins")
+            return _refuse_page("metadata is not set by web pages; allow their origin with --allowed-origins")
         return await put_attribute(self._metadata, request, key)
 
     async def _post_shutdown(self, request: Request) -> Reply:
         request.drop_body()
         if self._is_foreign_page(request):
-            return text_error(403, "shutdown is not for web pages; allow their origin with --allowed-origins")
+            return _refuse_page("shutdown is not for web pages; allow their origin with --allowed-origins")
         forced = next((value for name, value in request.headers if name == b"dapr-force-shutdown"), b"")
         assert self._shutdown is not None
         self._shutdown(forced.lower() == b"true")
@@ -127,6 +157,16 @@ class OwnApis:
             return False
         origin = said.get(b"origin", b"")
         return self._cors is None or not origin or not self._cors.allows(origin)
+
+
+def _refuse_page(text: str) -> Reply:
+    return text_error(403, text, Cause.DENIED, _ORIGIN_HINT)
+
+
+def _closed(lists: ApiLists) -> frozenset[str]:
+    """Return the names of the APIs that the lists close, of those that there are."""
+    routes = {"metadata": "v1.0/metadata", "shutdown": "v1.0/shutdown", "invoke": "v1.0/invoke/"}
+    return frozenset(name for name, route in routes.items() if not lists.is_open(name, "v1", route))
 
 
 def _key(route: bytes) -> bytes:

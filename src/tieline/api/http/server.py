@@ -13,12 +13,12 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from tieline.api.http.cors import Cors
-from tieline.api.http.errors import ErrorReply, category_of, text_error
+from tieline.api.http.errors import BAGGAGE_HINT, ErrorReply, category_of, text_error
 from tieline.api.http.invoke import Invoke
 from tieline.api.http.own import Answer, OwnApis, Route
 from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
-from tieline.model import Opened, Reply, Request
+from tieline.model import Cause, Opened, Reply, Request
 from tieline.telemetry.api_log import ApiLog, LoggedBody
 from tieline.wire.baggage import BadBaggage
 from tieline.wire.headers import survey
@@ -29,6 +29,8 @@ from tieline.wire.websocket import foreign_origin
 log = logging.getLogger("dapr.runtime.http")
 
 _INVOKE: Final = b"/v1.0/invoke/"
+_ASKS_FOR_TOKEN: Final = "send the header dapr-api-token with what DAPR_API_TOKEN of the sidecar holds"  # noqa: S105 - no token
+_ORIGIN_HINT: Final = "start the sidecar with --allowed-origins and the origin of the page"
 _FOREIGN_PAGE: Final = "WebSockets are not for web pages from elsewhere; allow their origin with --allowed-origins"
 
 
@@ -66,7 +68,7 @@ class Front:
                 context, baggage = self._tracer.begin(noted)
             except BadBaggage as error:
                 request.drop_body()
-                reply = text_error(400, error.text)
+                reply = text_error(400, error.text, Cause.BAD_REQUEST, BAGGAGE_HINT)
             else:
                 reply = await answer(request)
                 self._tracer.complete(reply, context, baggage)
@@ -117,7 +119,9 @@ class HttpApi:
         path = request.path
         invoke = self._invoke
         if request.protocol and self._is_foreign_page(request):
-            return self._front.answer(request, partial(_drop_and_say, text_error(403, _FOREIGN_PAGE)))
+            return self._front.answer(
+                request, partial(_drop_and_say, text_error(403, _FOREIGN_PAGE, Cause.DENIED, _ORIGIN_HINT))
+            )
         if invoke is not None and path.startswith(_INVOKE) and path.find(b"/.") < 0:
             return invoke(request)
         route = self._own.find(request.verb, path)
@@ -137,7 +141,8 @@ class HttpApi:
             if preflight is not None:
                 return await self._front.answer(request, partial(_drop_and_say, preflight))
         if self._token is not None and not self._token.admits(request):
-            reply = await self._front.answer(request, partial(_drop_and_say, text_error(401, "invalid api token")))
+            refusal = text_error(401, "invalid api token", Cause.DENIED, _ASKS_FOR_TOKEN)
+            reply = await self._front.answer(request, partial(_drop_and_say, refusal))
         elif self._log is not None:
             reply = await self._logged(self._log, request)
         else:
