@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from tieline.app.rpc_route import AnyNumber, RpcRoute
-from tieline.errors import UnknownTarget
+from tieline.app.rpc_route import RpcRoute
+from tieline.app.slots import Slots
+from tieline.errors import TielineError, UnknownTarget
 from tieline.inbound.proxied import ProxiedCalls
 from tieline.model import CallRecord, Endpoint, Reply, Request, Target
 from tieline.names.cache import NameCache
@@ -25,6 +26,17 @@ from tieline.wire.http2 import Limits
 from tieline.wire.trace_context import IdSource
 
 Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class AnyNumber:
+    """Stands for a channel that is always healthy and takes any number of calls."""
+
+    unhealthy: Callable[[], TielineError] | None = None
+
+    @property
+    def slots(self) -> Slots | None:
+        """See ``app.rpc_route.Channel``."""
+        return None
 
 
 class FixedNames:

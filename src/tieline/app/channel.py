@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from tieline.errors import AppMissing, TielineError
+from tieline.app.slots import Slots
+from tieline.errors import TielineError
 from tieline.model import Headers, Invocation, Reply
 
 UNWANTED_BYTES: Final = 65536
@@ -18,7 +20,12 @@ class AppChannel(Protocol):
     """Our own app, whatever protocol it speaks.
 
     Life: made from settings (no I/O), any number of ``call``, ``aclose``.
+
+    Attributes:
+        unhealthy: Makes the error of a call while the app's health checks fail; ``None`` lets calls through.
     """
+
+    unhealthy: Callable[[], TielineError] | None
 
     async def call(self, call: Invocation, identity: Headers) -> Reply:
         """Call the app.
@@ -28,7 +35,7 @@ class AppChannel(Protocol):
             identity: The three fields that say who calls whom; they replace what the headers claim.
 
         Returns:
-            The app's answer with its end-to-end headers.
+            The app's answer with its end-to-end headers; an ``RpcReply`` if it speaks gRPC.
 
         Raises:
             AppUnreachable, AppBroken: See there. ``detail`` is as for a self invocation.
@@ -37,26 +44,17 @@ class AppChannel(Protocol):
         """
         ...
 
+    @property
+    def slots(self) -> Slots | None:
+        """Hold the calls to a number at a time, whoever makes them; ``None`` if there may be any number."""
+
+    @property
+    def waiting(self) -> int | None:
+        """Calls that wait for a slot; ``None`` if there is no limit (H-115)."""
+
     async def aclose(self) -> None:
         """Let go of idle connections."""
         ...
-
-
-class ChannelNotBuilt:
-    """Stands for an app whose protocol this version does not speak: each call says so."""
-
-    def __init__(self, protocol: str) -> None:
-        self._protocol = protocol
-
-    async def call(self, call: Invocation, identity: Headers) -> Reply:
-        """See ``AppChannel``; always raises ``AppMissing``."""
-        raise AppMissing(
-            f"apps that speak {self._protocol} are not built into this version of Tieline",
-            hint="let the app speak HTTP, and start its sidecar with --app-protocol http, https or h2c",
-        )
-
-    async def aclose(self) -> None:
-        """See ``AppChannel``."""
 
 
 async def read_out(reply: Reply) -> int:

@@ -28,10 +28,10 @@ class Probed(Protocol):
     """Makes the error that a call to the app ends with at once; ``None`` lets calls through."""
 
     async def probe(self, target: bytes, timeout_s: float) -> int:
-        """Ask once, with a plain ``GET`` of its own, and return the status of the answer.
+        """Ask once, and return the status of the answer: HTTP's, or 0 of an RPC that ended well.
 
         Raises:
-            TielineError: There was none in time.
+            TielineError: There was none in time, or the RPC failed; then it has a ``grpc_code``.
         """
         ...
 
@@ -40,21 +40,28 @@ class ProbeListener(Protocol):
     """Is told how each probe ended."""
 
     def record_probe(self, status: int, seconds: float) -> None:
-        """Count a probe; ``FAILED_STATUS`` if there was no answer."""
+        """Count a probe over HTTP; ``FAILED_STATUS`` if there was no answer."""
+        ...
+
+    def record_rpc_probe(self, code: int, seconds: float) -> None:
+        """Count a probe over gRPC."""
         ...
 
 
 class AppHealth:
     """What the probes so far amount to. Pure: whoever tells it a result tells it the time, in seconds, too.
 
+    ``where`` and ``wanted`` are what is asked, and what it has to answer.
+
     The app starts unhealthy, one good probe makes it healthy, and ``threshold`` bad ones in a row unhealthy again. In
     ``daprd`` a good one between bad ones does not start the count anew (H-119); here it does, as Dapr's documentation
     says.
     """
 
-    def __init__(self, path: str, threshold: int) -> None:
+    def __init__(self, where: str, threshold: int, wanted: str = "2xx") -> None:
         self.healthy = False
-        self._path = path
+        self._where = where
+        self._wanted = wanted
         self._threshold = threshold
         self._failed = 0
         self._last = ""
@@ -79,18 +86,18 @@ class AppHealth:
     def refusal(self, now: float) -> AppUnhealthy:
         """Return the error of a call that is not let through."""
         if not self._failed:
-            hint = f"the app's health is checked at {self._path} for the first time: try again in a moment"
+            hint = f"the app's health is checked at {self._where} for the first time: try again in a moment"
         else:
             times = "once" if self._failed == 1 else f"{self._failed} times in a row"
             hint = (
-                f"{self._path} {self._last}, {times}, last {max(now - self._last_at, 0):.1f} s ago; "
-                "the app gets calls again as soon as it answers there with 2xx"
+                f"{self._where} {self._last}, {times}, last {max(now - self._last_at, 0):.1f} s ago; "
+                f"the app gets calls again as soon as it answers there with {self._wanted}"
             )
         return AppUnhealthy("app is not in a healthy state", hint=hint)
 
 
 class Prober:
-    """Probes an HTTP app: at once when it runs, then at every interval, one probe at a time.
+    """Probes an app: at once when it runs, then at every interval, one probe at a time.
 
     Calls to the app are let through, or not, by the attribute ``unhealthy`` of ``app``.
 
@@ -101,6 +108,7 @@ class Prober:
         listener: Is told of each probe, if there is one.
 
     Args:
+        rpc: Name of the RPC by which the app is probed; empty if by HTTP, at the path of the option.
         clock: Seconds, ever rising; tests put their own there, and their own ``sleep``.
     """
 
@@ -110,6 +118,7 @@ class Prober:
         checks: HealthChecks,
         listener: ProbeListener | None = None,
         *,
+        rpc: str = "",
         clock: Callable[[], float] = monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
@@ -119,7 +128,8 @@ class Prober:
         self._clock = clock
         self._sleep = sleep
         self._target = probe_target(checks.path)
-        self._health = AppHealth(checks.path, checks.threshold)
+        self._rpc = rpc
+        self._health = AppHealth(rpc or checks.path, checks.threshold, "OK" if rpc else "2xx")
         self.heard = asyncio.Event()
         self.well = asyncio.Event()
         self.ill = asyncio.Event()
@@ -145,14 +155,17 @@ class Prober:
         try:
             status = await self._app.probe(self._target, self._checks.timeout_s)
         except TielineError as error:
-            reason = f"Network error: {error.text}"
+            reason = error.text if self._rpc else f"Network error: {error.text}"
+            if error.grpc_code is not None:
+                status = int(error.grpc_code)
             what = f"gave no answer in {self._checks.timeout_s:g} s" if error.cause is Cause.TIMEOUT else _ending(error)
         else:
-            if not 200 <= status <= 299:
+            if not (200 <= status <= 299 or (self._rpc and status == 0)):
                 reason, what = f"Health check failed with status code: {status}", f"answered {status}"
         now = self._clock()
         if self.listener is not None:
-            self.listener.record_probe(status, now - began)
+            record = self.listener.record_rpc_probe if self._rpc else self.listener.record_probe
+            record(status, now - began)
         if not reason:
             if self._health.succeeded():
                 log.info("App entered healthy status")

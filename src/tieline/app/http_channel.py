@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
 from tieline import __version__
 from tieline.app.channel import read_out
+from tieline.app.from_rpc import as_http
 from tieline.app.gunzip import unpack_unasked
 from tieline.app.slots import HeldBody, Slots
 from tieline.config.outbound_proxy import Proxy
@@ -25,6 +25,7 @@ from tieline.errors import (
     TooLarge,
 )
 from tieline.model import Cause, Headers, Hop, Invocation, Opened, Reply
+from tieline.net.client_tls import trusting_context
 from tieline.net.dial import Dialler
 from tieline.net.http1_client import Unanswered
 from tieline.net.http_transport import Exchange, Http2Transport, Transport, http1_transport, may_go_again
@@ -75,7 +76,7 @@ class HttpChannel:
             dialler = Dialler(
                 address,
                 port,
-                tls=_trusting_context() if secure else None,
+                tls=trusting_context("http/1.1") if secure else None,
                 proxy=proxy,
                 connect_timeout_s=CONNECT_TIMEOUT_S,
                 handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
@@ -96,6 +97,9 @@ class HttpChannel:
         """See ``AppChannel``."""
         if self.unhealthy is not None:
             raise self.unhealthy()
+        rpc = call.rpc
+        if rpc is not None:
+            call = as_http(call, rpc)
         encoded = call.encoded
         if _PERCENT in encoded:
             problem = check_percent(call.method, self._base, call.query)
@@ -208,13 +212,3 @@ class HttpChannel:
     async def aclose(self) -> None:
         """See ``AppChannel``."""
         self._transport.close()
-
-
-def _trusting_context() -> ssl.SSLContext:
-    """An app behind ``https`` is our own: its certificate is not checked (H-111)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["http/1.1"])
-    return context

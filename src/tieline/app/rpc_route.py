@@ -35,17 +35,6 @@ class Channel(Protocol):
         """See above."""
 
 
-class AnyNumber:
-    """Stands for a channel that is always healthy and takes any number of calls."""
-
-    unhealthy: Callable[[], TielineError] | None = None
-
-    @property
-    def slots(self) -> Slots | None:
-        """See ``Channel``."""
-        return None
-
-
 class RpcRoute:
     """See ``net.relay.Route``.
 

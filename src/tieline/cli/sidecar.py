@@ -97,8 +97,6 @@ def _run(options: Options) -> int:
     without = [*ineffective(options), *configuration.ineffective]
     if configuration.asks_for_mtls and "spec.mtls" in without:
         without.remove("spec.mtls")  # told apart
-    if settings.app_protocol in ("grpc", "grpcs"):
-        without.append(f"--app-protocol {settings.app_protocol}")
     if without:
         log.warning("given, but of no effect in this version of Tieline: %s", ", ".join(without))
     for doubt in doubts(options):

@@ -47,6 +47,7 @@ BUILT: Final[Features] = frozenset(
         Feature.APP_HEALTH,
         Feature.CORS,
         Feature.GRPC_API,
+        Feature.GRPC_APPS,
         Feature.HOT_RELOAD,
         Feature.METRICS,
         Feature.PUBLIC_PORT,

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from tieline.errors import BadRequest, GrpcCode, TielineError, untrace
 from tieline.inbound.failures import native_failure, not_meant
 from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
-from tieline.model import CallRecord, Invocation, Reply, Request, RpcStatus, Target
+from tieline.model import CallRecord, Headers, Invocation, Reply, Request, RpcReply, RpcStatus, Target
 from tieline.net.http2_server import Handler as Server
+from tieline.wire.errors_text import hint_value
+from tieline.wire.grpc.codes import render_status_body
+from tieline.wire.grpc.mapping import content_type_field, metadata_of_hop
 from tieline.wire.grpc.status import CONTENT_TYPE, is_grpc, render_status
 from tieline.wire.method_path import PLAIN_VERBS, BadEscape, check, clean, decode_path, encode_path
 from tieline.wire.websocket import is_handshake
@@ -20,6 +23,7 @@ from tieline.wire.websocket import is_handshake
 _DECLINED: Final = (b"tieline-declined", b"1")
 """On an app's 2xx answer to a WebSocket handshake, which would open a tunnel otherwise."""
 SERVICE: Final = b"/dapr.proto.internals.v1.ServiceInvocation/"
+_URL_SAFE: Final = "!$&'()*+,-./:;=?@_~"
 MAX_PATHS: Final = 1024
 """How many paths are remembered with what they mean; then the memory starts afresh."""
 MAX_PATH_BYTES: Final = 256
@@ -69,6 +73,8 @@ class InboundServer:
             return await self._foreign(request)
         try:
             reply = await self._serve(self._invocation(request, record))
+            if record.rpc_code >= 0:
+                return rpc_answer(reply, record)
             if request.protocol and reply.status < 300 and reply.status != 101:
                 reply.headers = [*reply.headers, _DECLINED]
             return reply
@@ -160,6 +166,29 @@ def _no_rpc(request: Request, content_type: bytes) -> Reply | None:
         text = f'Received a HEADERS frame with :method "{shown}" which should be POST'
         return _ended(GrpcCode.INTERNAL, text, 405)
     return None
+
+
+def rpc_answer(reply: Reply, record: CallRecord) -> Reply:
+    """Return the answer of a gRPC app in the native form: the caller's sidecar puts it into its client's words."""
+    if not isinstance(reply, RpcReply):
+        return reply
+    status = reply.rpc_status
+    headers: Headers = [(b"tieline-grpc-status", b"%d" % status.code)]
+    body = reply.body
+    if status.code:
+        body = render_status_body(status)
+    else:
+        headers += content_type_field(reply.content_type, "")
+        if reply.type_url:
+            headers.append((b"tieline-type-url", quote(reply.type_url, safe=_URL_SAFE).encode("ascii")))
+    if record.cause is not None:
+        headers.append((b"tieline-cause", record.cause.encode()))
+        if record.hop is not None:
+            headers.append((b"tieline-hop", record.hop.encode()))
+        if record.hint:
+            headers.append((b"tieline-hint", hint_value(record.hint)))
+    headers += metadata_of_hop(reply.headers)
+    return Reply(200, headers, body)
 
 
 def _ended(code: int, text: str, status: int = 200) -> Reply:

@@ -65,13 +65,18 @@ class Observe:
 
     Args:
         failure_size: Returns the body bytes of the answer that a failure becomes, where answers are counted by size.
+        translate: Puts the answer of a gRPC app into the words of the call's client; ``None`` leaves it as it is.
     """
 
     def __init__(
-        self, observe: Observer, failure_size: Callable[[CallRecord, TielineError], int] | None = None
+        self,
+        observe: Observer,
+        failure_size: Callable[[CallRecord, TielineError], int] | None = None,
+        translate: Callable[[Reply], Reply] | None = None,
     ) -> None:
         self._observe = observe
         self._failure_size = failure_size
+        self._translate = translate
 
     def failed(self, record: CallRecord, error: TielineError) -> None:
         """End a record by a failure; also for calls that fail before they set out."""
@@ -92,6 +97,8 @@ class Observe:
         except asyncio.CancelledError:
             self.failed(record, _why_cut_off(call))
             raise
+        if record.rpc_code >= 0 and self._translate is not None:
+            reply = self._translate(reply)
         record.status = reply.status
         body = reply.body
         if isinstance(body, bytes):

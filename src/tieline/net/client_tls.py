@@ -1,4 +1,4 @@
-"""TLS towards servers outside the mesh: whom to trust, what to show, and settings that are made when first needed."""
+"""TLS towards servers that are no sidecars: whom to trust, what to show, and settings that are made when needed."""
 
 from __future__ import annotations
 
@@ -54,6 +54,20 @@ class LazyTls:
         context = self._make()
         context.set_alpn_protocols(["http/1.1"])
         return context
+
+
+def trusting_context(protocol: str) -> ssl.SSLContext:
+    """Return settings for our own app, whose certificate is not checked (H-111, G-30).
+
+    Args:
+        protocol: What is spoken over it, by its name in ALPN.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([protocol])
+    return context
 
 
 def verifying_context(

@@ -8,11 +8,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
-from tieline.errors import GrpcCode, PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable, TielineError
-from tieline.model import Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Reply, Target
+from tieline.errors import GrpcCode, PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable, TielineError, name_of
+from tieline.model import Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Reply, RpcReply, Target
 from tieline.names.cache import NameCache
 from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
+from tieline.wire.grpc.codes import read_status_body
+from tieline.wire.grpc.mapping import own_metadata
+from tieline.wire.grpc.status import OK
 from tieline.wire.http2 import Limits
 from tieline.wire.http2.hpack import NEVER_INDEXED, Fields, flagged
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_ERROR_TEXT: Final = 8192
 """The longest text that a peer's own failure may have, in bytes."""
+MAX_STATUS: Final = 1 << 20
+"""The longest status of a gRPC app, details included, in bytes."""
 MAX_ADDRESSES: Final = 4
 """Endpoints tried for one attempt, each once, before the attempt counts as failed."""
 MAX_AUTHORITIES: Final = 1024
@@ -93,6 +98,8 @@ class PeerCaller:
                     connection = await self._connect(endpoint, key, record)
                 if call.rpc is not None or not connection.h2.peer_native:
                     reply = await self._by_grpc(connection, call, endpoint)
+                    if isinstance(reply, RpcReply):
+                        record.rpc_code = reply.rpc_status.code
                     attempt.outcome = "ok"
                     return reply
                 fields = self._fields(call)
@@ -107,7 +114,10 @@ class PeerCaller:
                         del exchange  # with an error it would hold this frame, which holds it
                 else:
                     reply = await connection.request(fields, call.body)
-                if reply.status == 500:
+                headers = reply.headers
+                if headers and headers[0][0] == b"tieline-grpc-status":
+                    reply = await _read_rpc(reply, record)
+                elif reply.status == 500:
                     await self._raise_failure(reply, target.addressed, endpoint)
             except PeerUnreachable as error:
                 attempt.outcome = error.cause
@@ -197,7 +207,7 @@ class PeerCaller:
             return
         text = (await _read(reply)).decode("utf-8", "replace")
         cause = _cause(said.get(b"tieline-cause", b""))
-        hint = unquote(said.get(b"tieline-hint", b"").decode("latin-1"))[:512]
+        hint = _hint(said)
         if cause is Cause.NAME_UNKNOWN:
             # The port has a new owner: our address is old. Nothing was processed.
             raise PeerRefused(f"{text} (asked for {addressed} at {endpoint})", endpoint)
@@ -208,6 +218,30 @@ class PeerCaller:
             hop=_hop(said.get(b"tieline-hop", b"")),
             grpc_code=_code(said[b"tieline-error"]),
         )
+
+
+async def _read_rpc(reply: Reply, record: CallRecord) -> RpcReply:
+    """Return the answer of a gRPC app that its sidecar passes on, and note what that says about a failure."""
+    said = {name: value for name, value in reply.headers if name.startswith(b"tieline-")}
+    metadata = [field for field in reply.headers if not field[0].startswith(b"tieline-")]
+    code = record.rpc_code = _code(said[b"tieline-grpc-status"])
+    if code == 0:
+        content_type = next((value for name, value in metadata if name == b"content-type"), b"")
+        answer = RpcReply(
+            OK,
+            own_metadata(metadata),
+            content_type=content_type.decode("utf-8", "replace"),
+            type_url=unquote(said.get(b"tieline-type-url", b"").decode("latin-1")),
+        )
+        answer.body = reply.body
+        return answer
+    status = read_status_body(code, await _read(reply, MAX_STATUS))
+    if b"tieline-cause" in said:
+        record.cause = _cause(said[b"tieline-cause"])
+        record.hop = _hop(said.get(b"tieline-hop", b""))
+        record.hint = _hint(said)
+        record.detail = f"rpc error: code = {name_of(code)} desc = {status.message}"
+    return RpcReply(status, own_metadata(metadata))
 
 
 def _no_websockets(addressed: str, endpoint: Endpoint) -> PeerProtocol:
@@ -225,19 +259,23 @@ def _tried(record: CallRecord) -> list[Endpoint]:
     return [attempt.endpoint for attempt in record.attempts[-MAX_ADDRESSES:] if attempt.endpoint is not None]
 
 
-async def _read(reply: Reply) -> bytes:
+async def _read(reply: Reply, limit: int = MAX_ERROR_TEXT) -> bytes:
     body = reply.body
     if isinstance(body, bytes):
-        return body[:MAX_ERROR_TEXT]
+        return body[:limit]
     pieces: list[bytes] = []
     size = 0
     try:
-        while size < MAX_ERROR_TEXT and (piece := await body.read()):
+        while size < limit and (piece := await body.read()):
             pieces.append(piece)
             size += len(piece)
     finally:
         body.abandon()
-    return b"".join(pieces)[:MAX_ERROR_TEXT]
+    return b"".join(pieces)[:limit]
+
+
+def _hint(said: dict[bytes, bytes]) -> str:
+    return unquote(said.get(b"tieline-hint", b"").decode("latin-1"))[:512]
 
 
 def _cause(value: bytes) -> Cause:

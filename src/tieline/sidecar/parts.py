@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from tieline.api.grpc.invoke import InvokeService
 from tieline.api.grpc.own import OwnRpcs
@@ -15,16 +16,18 @@ from tieline.api.http.cors import Cors
 from tieline.api.http.errors import category_of
 from tieline.api.http.invoke import Invoke, failure_size
 from tieline.api.http.own import OwnApis
+from tieline.api.http.rpc import RpcAnswers
 from tieline.api.http.server import Front, HttpApi, PublicApi
 from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
 from tieline.api.metadata import Metadata
-from tieline.app.channel import AppChannel, ChannelNotBuilt
+from tieline.app.channel import AppChannel
+from tieline.app.grpc_channel import HEALTH_CHECK, IDLE_S, LOOK_EVERY_S, GrpcChannel
 from tieline.app.health import Prober
 from tieline.app.http_channel import HttpChannel
-from tieline.app.rpc_route import AnyNumber
 from tieline.config.api_lists import ApiLists, GrpcLists
 from tieline.config.configuration import Configuration
+from tieline.config.environment import duration_of
 from tieline.config.outbound_proxy import read_proxies
 from tieline.config.settings import Settings
 from tieline.errors import TielineError
@@ -51,6 +54,9 @@ from tieline.wire import headers as fields
 from tieline.wire.trace_context import IdSource
 
 log = logging.getLogger("dapr.runtime")
+
+MAP_GRPC_STATUS: Final = "MapGRPCStatusToHTTP"
+"""The feature of a Configuration by which errors of gRPC apps get finer HTTP statuses (A-11)."""
 
 
 class Parts:
@@ -81,6 +87,7 @@ class Parts:
     ) -> None:
         self._settings = settings
         self._measured = measured
+        self._environ = environ
         self.configuration = configuration
         self.address = host_address(environ)
         self._hostname = socket.gethostname()
@@ -104,7 +111,7 @@ class Parts:
         self.peers = Http2Pool(native=True, limits=PEER_LIMITS)
         self.proxying = Proxying(
             settings,
-            channel=self.channel if isinstance(self.channel, HttpChannel) or self.channel is None else AnyNumber(),
+            channel=self.channel,
             peers=self.peers,
             over=self.observe_proxied,
         )
@@ -121,10 +128,10 @@ class Parts:
         settings = self._settings
         if not settings.app_port:
             return None
-        if settings.app_protocol in ("grpc", "grpcs"):
-            return ChannelNotBuilt(settings.app_protocol)
         if settings.app_max_concurrency > 0:
             log.info("app max concurrency set to %d", settings.app_max_concurrency)
+        if settings.app_protocol in ("grpc", "grpcs"):
+            return self._make_grpc_channel(settings.app_port)
         protocol, host, port = settings.app_protocol, settings.app_channel_address, settings.app_port
         proxies = self._proxies
         return HttpChannel(
@@ -139,16 +146,31 @@ class Parts:
             else None,
         )
 
+    def _make_grpc_channel(self, port: int) -> GrpcChannel:
+        settings = self._settings
+        return GrpcChannel(
+            secure=settings.app_protocol == "grpcs",
+            host=settings.app_channel_address,
+            port=port,
+            max_concurrency=settings.app_max_concurrency,
+            max_message=settings.max_body_size,
+            token=settings.app_api_token,
+            idle_s=duration_of(self._environ, "DAPR_GRPC_MAX_CONN_IDLE", IDLE_S),
+            look_every_s=duration_of(self._environ, "DAPR_GRPC_CONN_COLLECTOR_INTERVAL", LOOK_EVERY_S),
+        )
+
     def _make_prober(self) -> Prober | None:
-        checks = self._settings.health_checks
-        if not checks.enabled or not isinstance(self.channel, HttpChannel):
+        checks, channel = self._settings.health_checks, self.channel
+        if not checks.enabled:
             return None
-        return Prober(self.channel, checks)
+        if isinstance(channel, GrpcChannel):
+            return Prober(channel, checks, rpc=HEALTH_CHECK.decode())
+        return Prober(channel, checks) if isinstance(channel, HttpChannel) else None
 
     @property
     def waiting_for_app(self) -> int | None:
         """How many calls wait for a free slot at the app; ``None`` if there is no limit."""
-        return self.channel.waiting if isinstance(self.channel, HttpChannel) else None
+        return None if self.channel is None else self.channel.waiting
 
     # ── watching ───────────────────────────────────────────────────────────────────────────────────
     def measure(self, configuration: Configuration) -> None:
@@ -295,7 +317,8 @@ class Parts:
 
     def _make_invoke(self, dispatch: Dispatch, own: OwnApis) -> Invoke:
         settings = self._settings
-        observe = Observe(self.observe, failure_size)
+        mapped = settings.map_grpc_status or MAP_GRPC_STATUS in self.configuration.enabled_features()
+        observe = Observe(self.observe, failure_size, RpcAnswers(map_status=mapped))
         return Invoke(
             outbound(observe=observe, attempts=Attempts(), end=dispatch),
             observe,

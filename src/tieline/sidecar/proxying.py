@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
+from tieline.app.grpc_channel import CONNECT_WITHIN_S, GrpcChannel
 from tieline.app.rpc_route import APP_LIMITS, Channel, RpcRoute
 from tieline.config.settings import Settings
 from tieline.inbound.proxied import ProxiedCalls
@@ -16,15 +16,12 @@ from tieline.net.http2_pool import Http2Pool
 from tieline.outbound.proxy import PeerRoute, Proxy
 from tieline.wire.trace_context import IdSource
 
-CONNECT_WITHIN_S: Final = 20.0
-"""How long the app may take to accept a connection, and then to say that it speaks HTTP/2 (G-30)."""
-
 
 class Proxying:
     """What proxied calls go through.
 
     Args:
-        channel: To our app; ``None`` if there is none.
+        channel: To our app; ``None`` if there is none. One that speaks gRPC shares its connections.
         peers: Connections to other sidecars.
         over: Is told of each call that is over.
     """
@@ -36,14 +33,7 @@ class Proxying:
         self._peers = peers
         self._over = over
         self._deadlines = Deadlines()
-        self._pool = Http2Pool(
-            native=False,
-            limits=APP_LIMITS,
-            upkeep=Upkeep(settings_within_s=CONNECT_WITHIN_S, ping_after_s=None),
-            connect_within_s=CONNECT_WITHIN_S,
-            more_when_full=False,
-            keeps_last=True,
-        )
+        self._pool = channel.pool if isinstance(channel, GrpcChannel) else _make_pool()
         self._app = RpcRoute(
             host=settings.app_channel_address,
             port=settings.app_port or 0,
@@ -85,3 +75,15 @@ class Proxying:
     def close(self) -> None:
         """Let go of all connections to the app."""
         self._pool.close()
+
+
+def _make_pool() -> Http2Pool:
+    """Make the connections to an app that is said to speak another protocol, and may speak gRPC all the same."""
+    return Http2Pool(
+        native=False,
+        limits=APP_LIMITS,
+        upkeep=Upkeep(settings_within_s=CONNECT_WITHIN_S, ping_after_s=None),
+        connect_within_s=CONNECT_WITHIN_S,
+        more_when_full=False,
+        keeps_last=True,
+    )

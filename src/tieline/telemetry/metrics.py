@@ -52,6 +52,9 @@ _APP_FAILED: Final = frozenset({Cause.APP_UNREACHABLE, Cause.APP_BROKEN})
 _BEFORE_RECEIPT: Final = frozenset({Cause.DENIED, Cause.APP_MISSING})
 """A call that ends so at the callee was refused before it counts as received (H-43)."""
 
+ON_INVOKE: Final = "/dapr.proto.runtime.v1.AppCallback/OnInvoke"
+"""What every call of a gRPC app counts as."""
+
 AnyFamily: TypeAlias = Family[Counter] | Family[Histogram]
 
 
@@ -139,6 +142,7 @@ class Metrics:
         self._returned: dict[tuple[str, int], Counter] = {}
         self._add_http()
         self._add_grpc_server()
+        self._add_grpc_client()
         self._add_service_invocation()
         self._add_failures()
 
@@ -187,9 +191,11 @@ class Metrics:
                     record.response_bytes,
                 )
             if not record.local:
-                self._record_outbound(record, record.status)
+                self._record_outbound(record, record.status if record.rpc_code < 0 else record.rpc_code)
                 return
-        if record.app_s:
+        if record.rpc_code >= 0:
+            self._count_app_rpc(ON_INVOKE, record.rpc_code, record.app_s, record.request_bytes, record.response_bytes)
+        elif record.app_s:
             self._count_client(record, record.status, record.app_s)
         elif record.cause in _APP_FAILED:
             self._count_client(record, 500, 0.0)
@@ -265,6 +271,12 @@ class Metrics:
         self._probes.child(*values).value += 1
         self._probe_latencies.child(*values).observe(int(seconds * 1000))
 
+    def record_rpc_probe(self, code: int, seconds: float) -> None:
+        """Count a probe of the app's health over gRPC that is over, by the code with which it ended."""
+        values = (self._app_id, name_of(code))
+        self._rpc_probes.child(*values).value += 1
+        self._rpc_probe_latencies.child(*values).observe(int(seconds * 1000))
+
     def count_error(self, code: str, category: str) -> None:
         """Count an error answer of the API by its code, e.g. ``ERR_DIRECT_INVOKE``, if that was asked for (O-28)."""
         if self._counts_codes:
@@ -311,7 +323,8 @@ class Metrics:
             caller = OVERFLOW  # it is only a claim, and would be kept
         received = self._received.get(caller) or self._add_received(caller)
         received.value += 1
-        returned = self._returned.get((caller, record.status)) or self._add_returned(caller, record.status)
+        status = record.status if record.rpc_code < 0 else record.rpc_code
+        returned = self._returned.get((caller, status)) or self._add_returned(caller, status)
         returned.value += 1
 
     def _count_client(self, record: CallRecord, status: int, seconds: float) -> None:
@@ -330,6 +343,14 @@ class Metrics:
         size = record.response_bytes
         sizes_in.counts[bisect_left(sizes_in.bounds, size)] += 1
         sizes_in.sum += size
+
+    def _count_app_rpc(self, method: str, code: int, seconds: float, sent: int, received: int) -> None:
+        """Count an RPC to the own app; ``sent`` and ``received`` are the bytes of data in its messages."""
+        values = (self._app_id, method, name_of(code))
+        self._app_rpcs.child(*values).value += 1
+        self._app_rpc_latencies.child(*values).observe(int(seconds * 1000))
+        self._app_rpc_sent.child(self._app_id, method).observe(sent)
+        self._app_rpc_received.child(self._app_id, method).observe(received)
 
     def _count_failure(self, record: CallRecord) -> None:
         direction = "inbound" if record.inbound else "outbound"
@@ -499,6 +520,39 @@ class Metrics:
             "Total bytes sent in across all response messages per RPC.",
             SIZE_BUCKETS_BYTES,
             "grpc_server_method",
+        )
+
+    def _add_grpc_client(self) -> None:
+        method, status = "grpc_client_method", "grpc_client_status"
+        prefix = "dapr_grpc_io_client_"
+        self._app_rpcs = self._counter(prefix + "completed_rpcs", "Count of RPCs by method and status.", method, status)
+        self._app_rpc_latencies = self._histogram(
+            prefix + "roundtrip_latency",
+            "Time between first byte of request sent to last byte of response received, or terminal error.",
+            self._latency,
+            method,
+            status,
+        )
+        self._app_rpc_sent = self._histogram(
+            prefix + "sent_bytes_per_rpc",
+            "Total bytes sent across all request messages per RPC.",
+            SIZE_BUCKETS_BYTES,
+            method,
+        )
+        self._app_rpc_received = self._histogram(
+            prefix + "received_bytes_per_rpc",
+            "Total bytes received across all response messages per RPC.",
+            SIZE_BUCKETS_BYTES,
+            method,
+        )
+        self._rpc_probes = self._counter(
+            "dapr_grpc_io_healthprobes_completed_count", "Count of completed health probes", status
+        )
+        self._rpc_probe_latencies = self._histogram(
+            "dapr_grpc_io_healthprobes_roundtrip_latency",
+            "Time between first byte of health probes sent to last byte of response received, or terminal error",
+            self._latency,
+            status,
         )
 
     def _add_service_invocation(self) -> None:

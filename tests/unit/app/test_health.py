@@ -51,6 +51,9 @@ class FakeApp:
     def record_probe(self, status: int, seconds: float) -> None:
         self.log.append((status, round(seconds, 3)))
 
+    def record_rpc_probe(self, code: int, seconds: float) -> None:
+        self.log.append((-code, round(seconds, 3)))
+
     async def sleep(self, seconds: float) -> None:
         assert seconds >= 0
         self.let_through.append(self.unhealthy is None)
@@ -233,3 +236,26 @@ def test_the_first_failures_of_an_app_are_no_turn() -> None:
 
     assert [health.failed("answered 503", 1.0), health.succeeded(), health.succeeded()] == [False, True, False]
     assert health.failed("answered 503", 2.0)
+
+
+@pytest.mark.rule("G-29")
+async def test_an_app_that_is_probed_by_rpc_is_well_with_any_ok_and_its_codes_are_told() -> None:
+    failed = TielineError("rpc error: code = Unimplemented desc = ", cause=Cause.APP_BROKEN, grpc_code=12)
+    app = FakeApp([0, failed, failed, 0])
+    checks = HealthChecks(enabled=True, path="/ignored", interval_s=5.0, timeout_s=0.5, threshold=2)
+    prober = Prober(app, checks, app, rpc="/x.Health/Check", clock=lambda: app.now, sleep=app.sleep)
+
+    with pytest.raises(Over):
+        await prober.run()
+
+    assert app.let_through == [True, True, False, True]
+    assert app.log == [(0, 0.0), (-12, 0.0), (-12, 0.0), (0, 0.0)]
+
+
+def test_the_refusal_of_an_app_that_is_probed_by_rpc_names_it() -> None:
+    health = AppHealth("/x.Health/Check", 1, "OK")
+    health.failed("failed (no)", 1.0)
+
+    assert health.refusal(2.0).hint == (
+        "/x.Health/Check failed (no), once, last 1.0 s ago; the app gets calls again as soon as it answers there with OK"
+    )

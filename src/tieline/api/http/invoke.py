@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Final, NamedTuple
 
 from tieline.api.http.errors import BAGGAGE_HINT, PERCENT_HINT, api_error, invocation_failed, text_error
+from tieline.api.http.rpc import rpc_fields
 from tieline.api.http.tracing import Tracer, put_back
 from tieline.errors import AppBroken, GrpcCode, TielineError, untrace
 from tieline.middleware.chain import Handler
@@ -162,8 +163,11 @@ class Invoke:
             status = reply.status
             if status == 304:
                 reply.headers = [field for field in reply.headers if field[0] != b"content-type"]
-            elif status >= 400 and length is not None:
-                _label_error(reply)
+            elif status >= 400:
+                if record.rpc_code > 0:
+                    reply.headers += rpc_fields(record)
+                if length is not None:
+                    _label_error(reply)
             if noted is not None and b"accept" in noted:
                 if not record.local and not record.external:
                     _mark_events(reply)

@@ -102,3 +102,31 @@ def with_error_info(code: int, message: str, reason: str, metadata: dict[str, st
     status = Status(code=code, message=message)
     status.details.add().Pack(ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))
     return RpcStatus(code, message, status.SerializeToString())
+
+
+def render_status_body(status: RpcStatus) -> bytes:
+    """Return a status that is no OK as a serialised ``google.rpc.Status``, its own code and message before others."""
+    from google.protobuf.message import DecodeError
+
+    from tieline._generated.google.rpc.status_pb2 import Status
+
+    try:
+        message = Status.FromString(status.details)
+    except DecodeError:
+        message = Status()
+    message.code = status.code
+    message.message = status.message
+    return message.SerializeToString()
+
+
+def read_status_body(code: int, body: bytes) -> RpcStatus:
+    """Return the status whose code is known and whose rest is in a serialised ``google.rpc.Status``."""
+    from google.protobuf.message import DecodeError
+
+    from tieline._generated.google.rpc.status_pb2 import Status
+
+    try:
+        message = Status.FromString(body)
+    except DecodeError:
+        return RpcStatus(code, body[:MAX_ERROR_MESSAGE].decode("utf-8", "replace"))
+    return RpcStatus(code, message.message, body if message.details else b"")

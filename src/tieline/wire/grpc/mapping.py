@@ -79,6 +79,18 @@ _NO_FIELD: Final = _NOT_COPIED | {
     b"transfer-encoding",
     b"upgrade",
 }
+_FRAMING: Final = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"host",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-connection",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
 _PROTOCOL_OF_HOP: Final = frozenset(
     {
         b"grpc-accept-encoding",
@@ -117,7 +129,7 @@ def fields_to_metadata(headers: Headers, *, length: int | None = None, on_refuse
     sent: Headers = []
     for field in headers:
         name, value = field
-        if name in _NOT_COPIED or name.startswith(_OWN_PREFIX):
+        if name in _NOT_COPIED or name == b"content-length" or name.startswith(_OWN_PREFIX):
             continue
         if name in _PREFIXED:
             name = b"dapr-" + name
@@ -158,6 +170,16 @@ def metadata_to_metadata(metadata: Headers, *, on_refused: Refused | None = None
         elif on_refused is not None:
             on_refused(name)
     return sent
+
+
+def own_metadata(fields: Headers) -> Headers:
+    """Return the metadata in a head or in trailers as they came: all but what gRPC keeps to itself, and Tieline's."""
+    return [field for field in fields if field[0] not in RESERVED and not field[0].startswith((b":", _OWN_PREFIX))]
+
+
+def metadata_of_hop(metadata: Headers) -> Headers:
+    """Return metadata that may stand among the fields of an ordinary HTTP/2 message, less what would frame it."""
+    return [field for field in own_metadata(metadata) if field[0] not in _FRAMING]
 
 
 def metadata_to_fields(metadata: Headers) -> Headers:
