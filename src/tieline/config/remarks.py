@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from tieline.config.api_lists import rule_faults
+from tieline.config.api_lists import GrpcLists, rule_faults
 from tieline.config.configuration import Configuration
 from tieline.config.decode import as_block, as_list
 
@@ -17,7 +17,7 @@ MTLS_IS_NO_SWITCH: Final = (
 
 def remarks(configuration: Configuration) -> tuple[str, ...]:
     """Return the warnings, one line each; what has no effect in this version is told apart from these."""
-    return (*_unknown_keys(configuration), *_mtls(configuration), *_rules(configuration))
+    return (*_unknown_keys(configuration), *_mtls(configuration), *_rules(configuration), *_rpcs(configuration))
 
 
 def new_remarks(old: Configuration, new: Configuration) -> tuple[str, ...]:
@@ -56,3 +56,13 @@ def _rules(configuration: Configuration) -> Iterator[str]:
                 hint = f"; {fault.hint}" if fault.hint else ""
                 place = configuration.places[f"spec.api.{kind}"]
                 yield f"spec.api.{kind}: rule {number} of the list ({place}): {fault.text}{hint}"
+
+
+def _rpcs(configuration: Configuration) -> Iterator[str]:
+    """A list for HTTP only leaves the gRPC API open, which is not what it looks like (S-58)."""
+    if GrpcLists(configuration.api).allows_nothing:
+        place = configuration.places["spec.api.allowed"]
+        yield (
+            f"spec.api.allowed ({place}) has no rule for gRPC, which leaves the whole gRPC API open: "
+            "name what may be called there by rules with protocol: grpc"
+        )

@@ -280,11 +280,6 @@ class Parts:
         """Make the gRPC API as the Configuration wants it now."""
         settings = self._settings
         lists = GrpcLists(self.configuration.api)
-        if lists.allows_nothing:
-            log.warning(
-                "spec.api.allowed has no rule for gRPC, so that the gRPC API is open to every call; "
-                "name what it may do with protocol: grpc"
-            )
         self._rpc_log = GrpcApiLog() if self._logs_calls else None
         observe = Observe(self.observe)
         invoke = InvokeService(

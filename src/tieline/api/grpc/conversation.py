@@ -44,6 +44,10 @@ class Conversation:
         """
         raise NotImplementedError
 
+    def last_words(self) -> bytes | None:
+        """Return a message to send before the sidecar leaves; ``None`` if there is none, or none any more."""
+        return None
+
     async def read(self) -> bytes:
         """See ``model.Body``."""
         if self._over:
@@ -52,10 +56,11 @@ class Conversation:
         try:
             async with asyncio.timeout_at(self._rpc.deadline):
                 message = await self._next_unless_leaving()
+            if message is None and self._health.leaving:
+                message = self.last_words()
+                status = _LEAVING
             if message is not None:
                 return frame(message)
-            if self._health.leaving:
-                status = _LEAVING
         except TimeoutError:
             status = _LATE
         except BadMessages as error:

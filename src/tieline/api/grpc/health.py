@@ -62,6 +62,13 @@ class Watch(Conversation):
         self._last = status
         return _rendered(status)
 
+    def last_words(self) -> bytes | None:
+        """See ``Conversation``: that it no longer serves, if it did."""
+        if self._last != _SERVING:
+            return None
+        self._last = _NOT_SERVING
+        return _rendered(_NOT_SERVING)
+
     def _told(self) -> None:
         self._changed.set()
         super()._told()
