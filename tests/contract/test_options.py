@@ -193,6 +193,17 @@ def test_a_port_that_cannot_be_had_ends_it_with_1(arguments: list[str], server: 
     refused(ended(*APP_ID, *arguments, folder=tmp_path), words)
 
 
+@pytest.mark.parametrize("option", ["--dapr-listen-addresses", "--dapr-internal-grpc-listen-address"])
+def test_an_address_of_another_host_is_told_as_that(option: str, tmp_path: Path) -> None:
+    process = ended(*APP_ID, option, "203.0.113.7", folder=tmp_path)
+
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert "cannot assign requested address" in last
+    assert option in last
+    assert "choose another" not in last
+
+
 # ── it serves ──────────────────────────────────────────────────────────────────────────────────────
 def is_healthy(port: int) -> bool:
     """Whether a sidecar on this port is ready."""

@@ -327,7 +327,7 @@ async def test_invoke_explains_a_failure_and_what_is_known_of_the_app(mesh: Mesh
     assert "why:         name-unknown" in unknown.err
     assert "what to do:" in unknown.err
     assert "couldn't find service: nobody" in unknown.out
-    assert f"does its app listen on port {port}?" in waiting.err
+    assert f"not ready: nobody listens on 127.0.0.1:{port}, where its app should" in waiting.err
     assert absent.code == 3
     assert "no sidecar of zzz runs here; running: caller, waiting" in absent.err
 

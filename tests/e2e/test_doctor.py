@@ -105,8 +105,26 @@ async def test_an_app_that_does_not_listen_is_told(mesh: Mesh) -> None:
     rows = await doctor(mesh, "orders")
 
     assert f"nobody listens on 127.0.0.1:{port} (connection refused)" in told(rows, "app of orders", "fail")
-    assert "dapr is not ready" in told(rows, "sidecar of orders", "fail")
+    assert f"nobody listens on 127.0.0.1:{port}, where its app should" in told(rows, "sidecar of orders", "fail")
+    assert "See the line on its app" in told(rows, "sidecar of orders", "fail")
     assert "its sidecar is there, but not ready" in told(rows, "name orders", "fail")
+
+
+async def test_an_app_that_speaks_no_tls_is_told_when_tls_was_asked_for(mesh: Mesh) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        sidecar = await mesh.sidecar("orders", port, "--app-protocol", "https", wait="/v1.0/healthz/outbound")
+        rows = await doctor(mesh, "orders")
+        await sidecar.says(f"what listens on port {port} speaks no TLS (")
+
+    assert f"127.0.0.1:{port} speaks no TLS" in told(rows, "app of orders", "fail")
+    assert "--app-protocol http, or" in told(rows, "app of orders", "fail")
+    assert "speaks no TLS, and --app-protocol is https" in told(rows, "sidecar of orders", "fail")
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.2")])

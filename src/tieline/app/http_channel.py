@@ -38,6 +38,7 @@ _PERCENT: Final = 0x25
 CONNECT_TIMEOUT_S: Final = 30.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 _CLOSED_HINT: Final = "the app closed the connection without an answer: look into its log"
+_NO_HTTP2_HINT: Final = "the app speaks no HTTP/2: start its sidecar with --app-protocol http"
 _UNREACHABLE_HINT: Final = "start the app, or check --app-port and --app-channel-address"
 PROBE_HEADERS: Final[Headers] = [(b"user-agent", f"tieline/{__version__}".encode()), (b"accept-encoding", b"identity")]
 """Of a health probe: enough to know it in an app's log."""
@@ -198,7 +199,8 @@ class HttpChannel:
         if isinstance(error, (Unanswered, PeerLost)):
             failure: TielineError = AppBroken(error.text, hint=_CLOSED_HINT)
         elif isinstance(error, PeerUnreachable):
-            failure = AppUnreachable(error.text, hint=error.hint)
+            hint = _NO_HTTP2_HINT if error.cause is Cause.PEER_PROTOCOL else error.hint
+            failure = AppUnreachable(error.text, hint=hint)
         elif isinstance(error, (AppUnreachable, AppBroken, TooLarge, RequestBroken)):
             failure = error
         else:

@@ -33,9 +33,15 @@ async def wait_for_port(protocol: str, host: str, port: int, *, on_wait: Callabl
     )  # fmt: skip
     tls = _context() if protocol in ("https", "grpcs") else None
     address = host[1:-1] if host.startswith("[") else host
-    tries = 0
-    while not await _listens(address, port, tls):
+    tries, told = 0, False
+    while trouble := await _trouble(address, port, tls):
         tries += 1
+        if tls is not None and not told and isinstance(trouble, (ssl.SSLError, ConnectionResetError)):
+            told = True
+            log.warning(
+                "what listens on port %d speaks no TLS (%s): is --app-protocol %s right, or %s?",
+                port, trouble.strerror or trouble, protocol, protocol.removesuffix("s"),
+            )  # fmt: skip
         on_wait()
         if tries % TRIES_A_LINE == 0:
             log.info("waiting for application to listen on port %d", port)
@@ -43,14 +49,15 @@ async def wait_for_port(protocol: str, host: str, port: int, *, on_wait: Callabl
     log.info("application discovered on port %d", port)
 
 
-async def _listens(host: str, port: int, tls: ssl.SSLContext | None) -> bool:
+async def _trouble(host: str, port: int, tls: ssl.SSLContext | None) -> Exception | None:
+    """Return why the app cannot be reached; ``None`` if it can."""
     try:
         async with asyncio.timeout(TRY_S):
             _, writer = await asyncio.open_connection(host, port, ssl=tls, server_hostname=host if tls else None)
-    except (OSError, ValueError):
-        return False
+    except (OSError, ValueError) as error:
+        return error
     writer.close()
-    return True
+    return None
 
 
 def _context() -> ssl.SSLContext:

@@ -83,7 +83,7 @@ def perform(call: Call, report: Report) -> int:
     except NotReached as error:
         return report.not_reached(f"no sidecar answers: {error}.")
     except TimeoutError:
-        where = "the answer was not over" if answered else f"no answer of {shown(call.address)}"
+        where = "the answer was not over" if answered else f"no answer through {shown(call.address)}"
         return report.timed_out(f"{where} within {call.timeout_s:g} s")
     except (OSError, http.client.HTTPException) as error:
         if sender.failure is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import tieline
+from tieline.cli.app_reach import TLS_PROTOCOLS, app_address, no_tls, refusal
 from tieline.cli.check_host import same_user
 from tieline.cli.findings import Finding, fail, ok, warn
 from tieline.cli.roster import DEFAULT_NAMESPACE, TOKEN_VARIABLE, Member, Status, matching
@@ -19,7 +19,6 @@ from tieline.cli.sockets import Listener, command_line, describe, listeners, own
 from tieline.names.file_resolver import parse_address
 from tieline.names.registry import find_registry
 
-CONNECT_TIMEOUT_S: Final = 1.0
 MAX_NAMES: Final = 20
 """Most names or processes told in one line."""
 
@@ -158,13 +157,16 @@ def _itself(member: Member, known: Sequence[Listener]) -> Iterator[Finding]:
         yield fail(subject, told, "calls to it and from its app fail", todo)
         return
     if member.status is Status.NOT_READY:
-        waits = "its app is not there yet, or it is stopping" if facts.app_port else "it is starting or stopping"
-        yield fail(subject, f"{member.detail}: {waits}", "nobody finds the app", "see the line on its app")
+        if any(_app(member, known)):
+            yield fail(subject, member.detail, "nobody finds the app", "see the line on its app")
+        else:
+            told = f"{member.detail}: it is starting or stopping"
+            yield fail(subject, told, "nobody finds the app", "wait a moment, or see its log")
     elif not member.announced and member.uses_registry:
         told = "it is healthy, but has no fresh heartbeat in the registry"
         yield fail(subject, told, "callers do not find it", "see the lines on the registry, and its log")
     endpoint = parse_address(facts.internal_address)
-    if endpoint is not None and (trouble := _refusal(endpoint.host, endpoint.port)):
+    if endpoint is not None and (trouble := refusal(endpoint.host, endpoint.port)):
         told = f"its port for other sidecars, {facts.internal_address}, cannot be reached ({trouble})"
         yield fail(subject, told, "calls of other apps to it fail", "look at the firewall, and restart it")
 
@@ -174,16 +176,20 @@ def _app(member: Member, known: Sequence[Listener]) -> Iterator[Finding]:
     if not facts.app_port:
         return
     subject = f"app of {member.name}"
-    host = (facts.app_address or "127.0.0.1").strip("[]")
-    shown = f"[{host}]:{facts.app_port}" if ":" in host else f"{host}:{facts.app_port}"
+    host, shown = app_address(facts)
     same_port = [listener for listener in known if listener.port == facts.app_port]
     whose = owners(listener.inode for listener in same_port)
-    trouble = _refusal(host, facts.app_port)
+    trouble = refusal(host, facts.app_port)
     if not trouble:
         owner = next((whose[listener.inode] for listener in same_port if listener.inode in whose), None)
         if owner is not None and (owner == facts.pid or _is_sidecar(command_line(owner))):
             why = "calls go from sidecar to sidecar and never to an app"
             yield fail(subject, f"{shown} is the port of a sidecar", why, "give the app's own port by --app-port")
+        elif facts.app_protocol in TLS_PROTOCOLS and (trouble := no_tls(host, facts.app_port)):
+            plain = facts.app_protocol.removesuffix("s")
+            told = f"{shown} speaks no TLS ({trouble}), and the sidecar has --app-protocol {facts.app_protocol}"
+            todo = f"start the sidecar with --app-protocol {plain}, or let the app speak TLS"
+            yield fail(subject, told, f"calls to {facts.app_id} fail", todo)
         return
     why = f"calls to {facts.app_id} fail"
     if same_port:
@@ -201,15 +207,6 @@ def _app(member: Member, known: Sequence[Listener]) -> Iterator[Finding]:
         yield fail(subject, told, why, todo.rstrip("?") + "? If not, restart it with the right one")
     else:
         yield fail(subject, told, why, "start the app, or restart the sidecar with the port that it uses as --app-port")
-
-
-def _refusal(host: str, port: int) -> str:
-    """Return why nobody can be reached there; empty if somebody can."""
-    try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    return ""
 
 
 def _others_on(port: int, pid: int, known: Sequence[Listener]) -> str:

@@ -61,7 +61,14 @@ def _address(context: click.Context, parameter: click.Parameter, given: str | No
         return None
     text = given.removeprefix("http://").rstrip("/")
     host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536 or "/" in host:
+    if (
+        host.startswith("[") != host.endswith("]")
+        or not host
+        or not port.isascii()
+        or not port.isdigit()
+        or not 0 < int(port[:6]) < 65536
+        or "/" in host
+    ):
         raise click.BadParameter(f"{given!r} is no address: write it like 127.0.0.1:3500 or [::1]:3500.")
     return host.strip("[]"), int(port)
 
@@ -295,8 +302,7 @@ def _about(same: Sequence[Member]) -> str:
     text = f"the sidecar of {member.name} is there, but {member.status.value}: {member.detail}"
     if member.status is Status.DEAD:
         return f"the sidecar of {member.name} is dead: {member.detail}"
-    waits = member.status is Status.NOT_READY and member.facts.app_port
-    return f"{text}; does its app listen on port {member.facts.app_port}?" if waits else text
+    return text
 
 
 def _best(found: Sequence[Member]) -> Member | None:

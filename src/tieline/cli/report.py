@@ -103,7 +103,7 @@ class PlainReport:
     def timed_out(self, text: str) -> int:
         """The time was over first."""
         self._end_line()
-        self._console.fail(f"error invoking app {clean(self._app_id)}: {text}")
+        self._explain(f"error invoking app {clean(self._app_id)}: {text}", {})
         return TIMED_OUT
 
     def _explain(self, title: str, told: dict[str, str]) -> None:
@@ -177,7 +177,8 @@ class JsonReport:
 
     def timed_out(self, text: str) -> int:
         """The time was over first."""
-        return self._end(TIMED_OUT, {"kind": "timeout", "message": text})
+        known = {"seen": self._known} if self._known else {}
+        return self._end(TIMED_OUT, {"kind": "timeout", "message": text, **known})
 
     def _end(self, code: int, error: dict[str, Any] | None) -> int:
         if self._head is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tieline.cli.api import NotReached, ask
+from tieline.cli.app_reach import app_trouble
 from tieline.cli.parallel import in_parallel
 from tieline.cli.sockets import command_line
 from tieline.cli.wait import HEALTH_PATH, NO_CONTENT, Address
@@ -209,7 +210,8 @@ def _asked(member: Member, token: str) -> Member:
             return replace(member, status=Status.DEAD, detail=f"process {member.facts.pid} has ended")
         return replace(member, status=Status.SILENT, detail=str(error))
     if health.status != NO_CONTENT:
-        member = replace(member, status=Status.NOT_READY, detail=_reason(health.body))
+        detail = app_trouble(member.facts) or _reason(health.body)
+        member = replace(member, status=Status.NOT_READY, detail=detail)
     try:
         # The token goes to a process that is known to be the user's own sidecar, and to no other.
         known = bool(member.facts.process_start) and not member.facts.is_elsewhere()

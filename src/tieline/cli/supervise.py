@@ -225,7 +225,9 @@ class _Run:
     def _check_command(name: str) -> None:
         if shutil.which(name) is not None:
             return
-        if not os.path.dirname(name):  # noqa: PTH120 - "./app" has a folder here and none as a Path
+        if " " in name and shutil.which(name.split()[0]) is not None:
+            reason = f"no such program; leave out the quotes around it: -- {name}"
+        elif not os.path.dirname(name):  # noqa: PTH120 - "./app" has a folder here and none as a Path
             reason = "executable file not found in $PATH"
         elif not Path(name).exists():
             reason = "no such file or directory"

@@ -306,6 +306,8 @@ def miss_hint(asked: str, target: Target, known: Sequence[str], seen_s: float = 
     the wanted one only in case come first.
     """
     parts = [f"asked: {asked}"] if asked else []
+    if ":/" in target.app_id:
+        parts.insert(0, "a URL must begin with http:// or https://")
     if meant := _meant(target, known):
         parts.insert(0, meant)
     if seen_s < 3600:

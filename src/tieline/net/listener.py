@@ -75,6 +75,7 @@ class Listener:
 
     Attributes:
         port: The port that is bound, once there is one.
+        failure: Why the last address that could not be bound could not; ``None`` if all were.
         members: Connections that are open.
     """
 
@@ -86,6 +87,7 @@ class Listener:
         self._files: list[Path] = []
         self._bound: list[tuple[str, int]] = []
         self.port = 0
+        self.failure: Exception | None = None
         self.members = Members()
 
     @property
@@ -162,6 +164,7 @@ class Listener:
                 await self._bind_patiently(address, self.port or port, within_s)
                 bound = bound or address not in optional
             except (OSError, OverflowError) as error:
+                self.failure = error
                 shown = f"{address}:{port}"
                 level = logging.DEBUG if address in optional else logging.ERROR
                 reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)

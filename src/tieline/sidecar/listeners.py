@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -66,10 +68,13 @@ class Listeners:
         try:
             self._bind_internal(addresses, port)
         except (OSError, OverflowError) as error:
-            raise StartError(
-                f"failed to start internal gRPC server: port {port}: {_reason(error)}; "
-                "choose another one with --dapr-internal-grpc-port"
-            ) from error
+            shown, remedy = f"port {port}", "choose another one with --dapr-internal-grpc-port"
+            if _is_of_the_address(error):
+                shown, remedy = (
+                    ",".join(addresses),
+                    "--dapr-internal-grpc-listen-address must be an address of this host",
+                )
+            raise StartError(f"failed to start internal gRPC server: {shown}: {_reason(error)}; {remedy}") from error
 
     def _bind_internal(self, addresses: Sequence[str], port: int) -> None:
         for address in addresses:
@@ -98,10 +103,11 @@ class Listeners:
         addresses = self._settings.listen_addresses
         optional = LOOPBACK[1:] if addresses == LOOPBACK else ()
         if not await listener.bind(addresses, port, optional=optional):
-            raise StartError(
-                f"failed to start {name} server: could not listen on any endpoint: "
-                f"port {port} is taken or not usable; choose another {option}"
-            )
+            failure = f"port {port} is taken or not usable; choose another {option}"
+            if _is_of_the_address(listener.failure):
+                shown = ",".join(addresses)
+                failure = f"{_reason(listener.failure)}; --dapr-listen-addresses {shown} must be addresses of this host"
+            raise StartError(f"failed to start {name} server: could not listen on any endpoint: {failure}")
 
     def _bind_socket(self, listener: Listener, name: str, folder: str, protocol: str) -> None:
         """Serve an API on a Unix domain socket in place of TCP (H-2)."""
@@ -199,5 +205,12 @@ class Listeners:
             listener.abort()
 
 
-def _reason(error: Exception) -> str:
+def _is_of_the_address(failure: Exception | None) -> bool:
+    """Whether an address, and not its port, is why it could not be bound: it is none of this host's, or no name."""
+    if isinstance(failure, OSError):
+        return isinstance(failure, socket.gaierror) or failure.errno == errno.EADDRNOTAVAIL
+    return False
+
+
+def _reason(error: Exception | None) -> str:
     return os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)

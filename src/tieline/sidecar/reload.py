@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from tieline.config.configuration import load_configuration
+from tieline.config.fatal import FatalOption
 from tieline.config.resource_set import Resources
 from tieline.config.settings import Settings
 from tieline.errors import StartError
@@ -113,12 +114,12 @@ class Files:
     # ── later ──────────────────────────────────────────────────────────────────────────────────────
     def reload(self) -> None:
         """Read all files anew, and put what changed in force without a new start (C-71)."""
-        if self._settings.config_files:
-            self._reload_configuration()
-        self._reload_resources()
+        whole = not self._settings.config_files or self._reload_configuration()
+        whole = self._reload_resources() and whole
         self._watch.stop()
         self.watch()
-        _reload_log.info("Reloaded; nothing was restarted")
+        told = "Reloaded" if whole else "Reloaded, except what stays as it was"
+        _reload_log.info("%s; nothing was restarted", told)
 
     def _changed(self, seen: Mapping[str, object]) -> Mapping[str, object]:
         # What cannot be read counts as seen: it is told of once, and read when it changes again.
@@ -135,7 +136,7 @@ class Files:
         try:
             new = self._read(old)
         except StartError as error:
-            _reload_log.error("resources stay as they were: %s", error)
+            _reload_log.error("resources stay as they were: %s", _words(error))
             return False
         for level, text in new_notices(old, new):
             _loader_log.log(LEVELS[level], "%s", text)
@@ -144,8 +145,8 @@ class Files:
         self._use(new)
         return True
 
-    def _reload_configuration(self) -> None:
-        """Read the ``--config`` files; if they do not load, the old ones stay in force."""
+    def _reload_configuration(self) -> bool:
+        """Read the ``--config`` files; if they do not load, the old ones stay in force, and it returns false."""
         from tieline.config.changes import changed_sections
         from tieline.config.remarks import lost_protections, new_remarks
 
@@ -156,8 +157,8 @@ class Files:
             if new.metric != old.metric:
                 parts.measure(new)
         except StartError as error:
-            _reload_log.error("the configuration stays as it was: %s", error)
-            return
+            _reload_log.error("the configuration stays as it was: %s", _words(error))
+            return False
         for text in (*new_remarks(old, new), *lost_protections(old, new)):
             _reload_log.warning("%s", text)
         changed = changed_sections(old, new)
@@ -172,6 +173,12 @@ class Files:
         later = [name for name in changed if name not in CHANGED_IN_PLACE]
         if later:
             _reload_log.warning("changed, but in force only after the next start: %s", ", ".join(later))
+        return True
+
+
+def _words(error: StartError) -> str:
+    """Return what is wrong, without the first words that are for a start."""
+    return error.message if isinstance(error, FatalOption) else str(error)
 
 
 def _wrong_url(url: str) -> str:

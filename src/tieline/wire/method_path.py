@@ -167,7 +167,10 @@ def split_target(text: str, own_namespace: str) -> Target:
     if dot < 0:
         return Target(text, own_namespace, text)
     if text.find(".", dot + 1) >= 0:
-        raise BadRequest(f"invalid app id {text}", hint="address an app as <app-id> or <app-id>.<namespace>")
+        hint = "address an app as <app-id> or <app-id>.<namespace>"
+        if ":/" in text:
+            hint += ", and what is outside the mesh by a URL that begins with http:// or https://"
+        raise BadRequest(f"invalid app id {text}", hint=hint)
     return Target(text[:dot], text[dot + 1 :], text)
 
 

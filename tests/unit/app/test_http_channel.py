@@ -15,7 +15,7 @@ from tieline.app.channel import UNWANTED_BYTES, read_out
 from tieline.app.http_channel import HttpChannel
 from tieline.app.start import ask_config
 from tieline.config.outbound_proxy import Proxy
-from tieline.errors import TielineError
+from tieline.errors import AppUnreachable, TielineError
 from tieline.model import CallRecord, Cause, Headers, Invocation, Reply, Target
 from tieline.net import http1_client
 
@@ -70,6 +70,19 @@ async def test_apps_behind_tls_and_http2_are_probed_too(tmp_path: Path) -> None:
 
     await https.aclose()
     await h2c.aclose()
+
+
+async def test_an_app_that_speaks_no_http2_is_told_what_to_give() -> None:
+    app = App(echo)
+    await app.start()
+    channel = channel_to(app.port, "h2c")
+
+    with pytest.raises(AppUnreachable) as caught:
+        await channel.call(a_call(), [])
+
+    assert caught.value.hint == "the app speaks no HTTP/2: start its sidecar with --app-protocol http"
+    await channel.aclose()
+    await app.aclose()
 
 
 @pytest.mark.rule("H-118")

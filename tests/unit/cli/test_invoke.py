@@ -134,6 +134,7 @@ def test_an_app_id_is_one_part_of_the_path_unless_it_is_a_url(app_id: str, targe
         (["orders", "m", "--timeout", "0"], "is not in the range"),
         (["orders", "m", "--port", "70000"], "is not in the range"),
         (["orders", "m", "--address", "nowhere"], "'nowhere' is no address"),
+        (["orders", "m", "--address", "[::1"], "'[::1' is no address"),
         (["orders", "m", "--port", "1", "--from", "x"], "--from and --port: give one way to a sidecar"),
         (["orders", "m", "-o", "xml"], "'xml' is not one of"),
     ],

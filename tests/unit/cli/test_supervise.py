@@ -419,6 +419,15 @@ def test_a_missing_command_is_told_before_anything_starts(tmp_path: Path) -> Non
     assert run.out == ""
 
 
+def test_a_command_in_quotes_is_told_how_to_write_it(tmp_path: Path) -> None:
+    with driven(tmp_path, {"command": ["sleep 1"]}) as run:
+        code = run.end()
+
+    assert code == 1
+    assert run.err.startswith('❌  Failed to find command sleep 1: exec: "sleep 1": ')
+    assert run.err.endswith("leave out the quotes around it: -- sleep 1\n")
+
+
 def test_a_command_that_cannot_be_executed_stops_the_sidecar(tmp_path: Path) -> None:
     """An executable file of no known kind is told, without a traceback."""
     program = tmp_path / "program"

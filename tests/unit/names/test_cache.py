@@ -458,6 +458,7 @@ def test_a_hint_shows_ten_names_and_how_many_more_there_are() -> None:
         ("node", ["node.blue"], 'did you mean "node.blue"?; asked: r; known now: node.blue'),
         ("sh op", ["sh%op"], 'did you mean "sh%25op"?; asked: r; known now: sh%25op'),
         ("node", ["shop"], "asked: r; known now: shop"),
+        ("ftp://node", ["shop"], "a URL must begin with http:// or https://; asked: r; known now: shop"),
         ("node", ["node"], "asked: r; known now: node"),
     ],
 )

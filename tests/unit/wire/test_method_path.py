@@ -185,6 +185,14 @@ def test_a_dot_divides_id_and_namespace(text: str, app_id: str, namespace: str) 
     assert split_target(text, "mine") == Target(app_id, namespace, text)
 
 
+@pytest.mark.parametrize(("text", "is_url"), [("ftp://a.b.c", True), ("http:/127.0.0.1", True), ("a.b.c", False)])
+def test_a_target_that_looks_like_a_url_is_told_how_one_begins(text: str, is_url: bool) -> None:
+    with pytest.raises(BadRequest) as caught:
+        split_target(text, "mine")
+
+    assert ("by a URL that begins with http:// or https://" in caught.value.hint) == is_url
+
+
 @pytest.mark.rule("H-28")
 def test_two_dots_are_refused() -> None:
     with pytest.raises(BadRequest) as caught:
