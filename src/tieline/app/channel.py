@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final, Protocol
 
-from tieline.app.slots import Slots
 from tieline.errors import TielineError
 from tieline.model import Headers, Invocation, Reply
 
@@ -20,12 +18,7 @@ class AppChannel(Protocol):
     """Our own app, whatever protocol it speaks.
 
     Life: made from settings (no I/O), any number of ``call``, ``aclose``.
-
-    Attributes:
-        unhealthy: Makes the error of a call while the app's health checks fail; ``None`` lets calls through.
     """
-
-    unhealthy: Callable[[], TielineError] | None
 
     async def call(self, call: Invocation, identity: Headers) -> Reply:
         """Call the app.
@@ -43,14 +36,6 @@ class AppChannel(Protocol):
             BadRequest: The method cannot be written into the app's URL.
         """
         ...
-
-    @property
-    def slots(self) -> Slots | None:
-        """Hold the calls to a number at a time, whoever makes them; ``None`` if there may be any number."""
-
-    @property
-    def waiting(self) -> int | None:
-        """Calls that wait for a slot; ``None`` if there is no limit (H-115)."""
 
     async def aclose(self) -> None:
         """Let go of idle connections."""

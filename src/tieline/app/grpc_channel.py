@@ -127,7 +127,7 @@ class GrpcChannel:
 
     @property
     def slots(self) -> Slots | None:
-        """See ``AppChannel``."""
+        """Hold the calls to a number at a time, whoever makes them; ``None`` if there may be any number."""
         return self._slots
 
     @property

@@ -116,7 +116,7 @@ class PeerCaller:
                     reply = await connection.request(fields, call.body)
                 headers = reply.headers
                 if headers and headers[0][0] == b"tieline-grpc-status":
-                    reply = await _read_rpc(reply, record)
+                    reply = await read_rpc(reply, record)
                 elif reply.status == 500:
                     await self._raise_failure(reply, target.addressed, endpoint)
             except PeerUnreachable as error:
@@ -220,7 +220,7 @@ class PeerCaller:
         )
 
 
-async def _read_rpc(reply: Reply, record: CallRecord) -> RpcReply:
+async def read_rpc(reply: Reply, record: CallRecord) -> RpcReply:
     """Return the answer of a gRPC app that its sidecar passes on, and note what that says about a failure."""
     said = {name: value for name, value in reply.headers if name.startswith(b"tieline-")}
     metadata = [field for field in reply.headers if not field[0].startswith(b"tieline-")]

@@ -21,7 +21,6 @@ from tieline.api.http.server import Front, HttpApi, PublicApi
 from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
 from tieline.api.metadata import Metadata
-from tieline.app.channel import AppChannel
 from tieline.app.grpc_channel import HEALTH_CHECK, IDLE_S, LOOK_EVERY_S, GrpcChannel
 from tieline.app.health import Prober
 from tieline.app.http_channel import HttpChannel
@@ -124,7 +123,7 @@ class Parts:
         self.measure(configuration)
 
     # ── towards our app ────────────────────────────────────────────────────────────────────────────
-    def _make_channel(self) -> AppChannel | None:
+    def _make_channel(self) -> HttpChannel | GrpcChannel | None:
         settings = self._settings
         if not settings.app_port:
             return None

@@ -253,9 +253,9 @@ async def test_an_app_that_is_probed_by_rpc_is_well_with_any_ok_and_its_codes_ar
 
 
 def test_the_refusal_of_an_app_that_is_probed_by_rpc_names_it() -> None:
-    health = AppHealth("/x.Health/Check", 1, "OK")
+    health = AppHealth("/x/Check", 1, "OK")
     health.failed("failed (no)", 1.0)
 
     assert health.refusal(2.0).hint == (
-        "/x.Health/Check failed (no), once, last 1.0 s ago; the app gets calls again as soon as it answers there with OK"
+        "/x/Check failed (no), once, last 1.0 s ago; the app gets calls again as soon as it answers there with OK"
     )
