@@ -68,7 +68,7 @@ from tieline.wire.grpc.messages import BadMessages, MessageReader, frame
 from tieline.wire.grpc.status import CONTENT_TYPE, OK, render_status
 from tieline.wire.grpc.timeout import BadTimeout, parse_timeout
 from tieline.wire.grpc.trace import trace_of
-from tieline.wire.method_path import check, clean, encode_escaped, encode_path
+from tieline.wire.method_path import encode_escaped, encode_path, normalise_rpc
 
 ACTORS: Final = frozenset({SERVICE + name for name in (b"CallActor", b"CallActorReminder", b"CallActorStream")})
 NO_HEAD: Final = (
@@ -250,8 +250,7 @@ class GrpcCalls:
         """
         known = self._methods.get((said, is_grpc))
         if known is None:
-            method = clean(said.encode())
-            check(method)
+            method = normalise_rpc(said.encode())
             known = (method, encode_escaped(method) if is_grpc else encode_path(method))
             if len(said) <= MAX_METHOD_CHARACTERS:
                 if len(self._methods) >= MAX_METHODS:

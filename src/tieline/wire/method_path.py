@@ -218,6 +218,18 @@ def check(method: bytes) -> None:
     raise BadRequest(f"invalid method: method contains {reason}: {quote(method)}", grpc_code=GrpcCode.INVALID_ARGUMENT)
 
 
+def normalise_rpc(method: bytes) -> bytes:
+    """Return the method of a gRPC message checked and cleaned (G-14). It was not decoded, and is not.
+
+    Unlike that of a URL it is checked before it is cleaned, and its root stays ``/``.
+
+    Raises:
+        BadRequest: See ``check``.
+    """
+    check(method)
+    return clean(method) or (b"/" if method.startswith(b"/") else b"")
+
+
 def normalise_route(path: bytes) -> bytes:
     """Return the path by which a request is routed (H-24): still percent-encoded, cleaned, no trailing slash."""
     cleaned = clean(path)

@@ -17,7 +17,9 @@ from tieline.wire.method_path import (
     check_percent,
     clean,
     decode_path,
+    encode_escaped,
     encode_path,
+    encode_query,
     has_bad_escape,
     is_url,
     normalise_route,
@@ -240,6 +242,28 @@ def test_a_clean_method_is_returned_as_it_is() -> None:
 
     assert clean(method) is method
     assert encode_path(method) is method
+
+
+@pytest.mark.rule("G-66")
+@pytest.mark.parametrize(
+    ("method", "written"),
+    [
+        (b"a/b", b"a/b"),
+        (b"a%2Fb", b"a%2Fb"),
+        (b"100%", b"100%"),
+        (b'a b"*\\', b"a%20b%22%2A%5C"),
+        ("é".encode(), b"%C3%A9"),
+        (b"a*b%20", b"a*b%20"),
+    ],
+)
+def test_the_method_of_a_grpc_client_keeps_its_escapes(method: bytes, written: bytes) -> None:
+    assert encode_escaped(method) == written
+
+
+@pytest.mark.rule("G-66")
+def test_a_query_of_a_grpc_client_is_made_one() -> None:
+    assert encode_query("x=1 2&y=é#%20\n".encode()) == b"x=1%202&y=%C3%A9%23%20%0A"
+    assert encode_query(b"a=%2F&b=[1]") == b"a=%2F&b=[1]"
 
 
 @pytest.mark.rule("H-32")

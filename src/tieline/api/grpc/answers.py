@@ -76,12 +76,14 @@ def failed_by(error: TielineError) -> RpcAnswer:
 def invocation_failed(error: TielineError, addressed: str) -> RpcAnswer:
     """Return the answer to an invocation that failed in a sidecar (G-17).
 
-    It is ``Internal`` whatever happened, but for two endings that clients are to tell apart.
+    It is ``Internal`` whatever happened, but for few endings that clients are to tell apart.
     """
     if error.cause is Cause.TIMEOUT and error.grpc_code == GrpcCode.DEADLINE_EXCEEDED:
         status = RpcStatus(GrpcCode.DEADLINE_EXCEEDED, "context deadline exceeded")
     elif error.cause is Cause.BREAKER_OPEN:
         status = RpcStatus(GrpcCode.UNKNOWN, "circuit breaker is open")
+    elif error.cause is Cause.TOO_LARGE and error.grpc_code == GrpcCode.RESOURCE_EXHAUSTED:
+        status = RpcStatus(GrpcCode.RESOURCE_EXHAUSTED, error.text)  # as gRPC's own servers say it (G-2)
     elif error.cause is Cause.CANCELLED:
         status = RpcStatus(GrpcCode.CANCELED, error.text)
     else:

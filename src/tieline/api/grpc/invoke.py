@@ -21,7 +21,7 @@ from tieline.wire.grpc.mapping import fields_to_metadata, metadata_to_metadata
 from tieline.wire.grpc.trace import trace_metadata, trace_of
 from tieline.wire.grpc.verbs import name_of_verb
 from tieline.wire.headers import IDENTITY
-from tieline.wire.method_path import PLAIN_VERBS, check, clean, encode_escaped, read_target
+from tieline.wire.method_path import PLAIN_VERBS, encode_escaped, normalise_rpc, read_target
 
 _NO_VERB: Final = b"POST"
 """What a call without a verb that HTTP has counts as: never sent twice on a mere chance."""
@@ -90,6 +90,8 @@ class InvokeService:
         Raises:
             BadRequest: It cannot be asked.
         """
+        if not request.id:
+            raise BadRequest("app id is empty", hint="name the app in the field id")
         target = record.target = read_target(request.id, self._namespace)
         asked = request.message
         verb = asked.http_extension.verb if asked.HasField("http_extension") else None
@@ -97,8 +99,8 @@ class InvokeService:
         record.verb = shown = named if named in PLAIN_VERBS else _NO_VERB
         if not request.HasField("message"):
             raise BadRequest(NO_MESSAGE, grpc_code=GrpcCode.INVALID_ARGUMENT)
-        method = record.method = clean(asked.method.encode())
-        check(method)
+        record.method = asked.method.encode()
+        method = record.method = normalise_rpc(record.method)
         body = asked.data.value
         record.request_bytes = len(body)
         headers = rpc.headers

@@ -135,7 +135,8 @@ def _read_unusual_request(fields: Fields) -> Request:
         if name == b"content-length":
             length = _length(value, length)
         elif name == b"host":
-            if host is not None or (authority is not None and value.lower() != authority.lower()):
+            contradicts = host is not None or (authority is not None and value.lower() != authority.lower())
+            if contradicts and (authority is None or not _is_rpc(headers)):
                 raise Malformed("host contradicts :authority")
             host = value
     if authority is None:
@@ -146,6 +147,11 @@ def _read_unusual_request(fields: Fields) -> Request:
         headers = [field for field in headers if field[0] != b"host"]
     path, question, query = path.partition(b"?")
     return Request(verb, path, query if question else None, headers, b"", length, authority, protocol)
+
+
+def _is_rpc(headers: Headers) -> bool:
+    """Whether this is an RPC: then ``host`` is metadata like any other, and goes no further than here."""
+    return any(name == b"content-type" and value.startswith(b"application/grpc") for name, value in headers)
 
 
 def read_response(fields: Fields) -> tuple[int, Headers, int | None]:

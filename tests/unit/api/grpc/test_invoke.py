@@ -13,7 +13,7 @@ from tieline._generated.dapr.proto.runtime.v1.dapr_pb2 import InvokeServiceReque
 from tieline.api.grpc.invoke import InvokeService
 from tieline.api.grpc.server import GrpcApi
 from tieline.api.http.tracing import Tracer
-from tieline.errors import BadRequest, GrpcCode, PeerUnreachable, TielineError, TimedOut, UnknownTarget
+from tieline.errors import BadRequest, GrpcCode, PeerUnreachable, TielineError, TimedOut, TooLarge, UnknownTarget
 from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Cause, Headers, Hop, Invocation, Reply, RpcReply, RpcStatus, Target
 from tieline.outbound.invoke import outbound
@@ -167,6 +167,9 @@ async def test_any_verb_and_none_is_passed_on_for_the_callee_to_judge(verb: int 
         ("admin\\..\\public", b"admin\\..\\public", b"admin%5C..%5Cpublic"),
         ("/admin%09/../public", b"/public", b"/public"),
         ("//a", b"/a", b"/a"),
+        ("/", b"/", b"/"),
+        ("/a/..", b"/", b"/"),
+        ("a/..", b"", b""),
         ("a b/é", "a b/é".encode(), b"a%20b/%C3%A9"),
     ],
 )
@@ -185,6 +188,7 @@ async def test_a_method_is_cleaned_but_not_decoded(method: str, cleaned: bytes, 
         ("a#b", 'forbidden character: "a#b"'),
         ("echo\0x", 'forbidden character: "echo\\x00x"'),
         ("a\tb", 'control character at position 1: "a\\tb"'),
+        ("a#b/../echo", 'forbidden character: "a#b/../echo"'),
     ],
 )
 async def test_a_method_that_may_be_misread_is_refused(method: str, reason: str) -> None:
@@ -505,9 +509,14 @@ async def test_the_status_of_a_grpc_app_passes_as_it_is(code: int) -> None:
             "context deadline exceeded",
         ),
         (TielineError("open", cause=Cause.BREAKER_OPEN), GrpcCode.UNKNOWN, "circuit breaker is open"),
+        (
+            TooLarge("grpc: too large", grpc_code=GrpcCode.RESOURCE_EXHAUSTED),
+            GrpcCode.RESOURCE_EXHAUSTED,
+            "grpc: too large",
+        ),
     ],
 )
-async def test_failures_of_sidecars_are_internal_but_for_two(error: TielineError, code: GrpcCode, text: str) -> None:
+async def test_failures_of_sidecars_are_internal_but_for_few(error: TielineError, code: GrpcCode, text: str) -> None:
     path = Path(error)
 
     got = await invoke(path, request())
@@ -521,5 +530,7 @@ async def test_failures_of_sidecars_are_internal_but_for_two(error: TielineError
 @pytest.mark.rule("G-17", "H-28")
 async def test_an_id_of_three_parts_is_none() -> None:
     got = await invoke(Path(Reply(200, [])), request("a.b.c"))
+    nobody = await invoke(Path(Reply(200, [])), request(""))
 
     assert got.status == RpcStatus(13, "failed to invoke, id: a.b.c, err: invalid app id a.b.c")
+    assert nobody.status == RpcStatus(13, "failed to invoke, id: , err: app id is empty")
