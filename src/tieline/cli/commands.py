@@ -49,12 +49,12 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = _COMMANDS.get(cmd_name)
         if found is not None and not found.module and ctx.resilient_parsing:
-            return _sidecar_flags()  # a shell asks for completions
+            return _told_to_shells(_sidecar_flags())  # a shell asks for completions
         if found is None or not found.module:
             return None
         command = importlib.import_module(found.module).command
         assert isinstance(command, click.Command)
-        return command
+        return _told_to_shells(command) if ctx.resilient_parsing else command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table: help must not import every command.
@@ -71,7 +71,10 @@ class _Group(click.Group):
             near = difflib.get_close_matches(name, _COMMANDS, n=1)
             guess = f'; did you mean "{near[0]}"?' if near else "."
             raise click.UsageError(f'unknown command "{name}"{guess}', ctx)
-        return super().resolve_command(ctx, args)
+        resolved = super().resolve_command(ctx, args)
+        if resolved[1] is not None:
+            _refuse_one_dash(resolved[1], args[1:], ctx)
+        return resolved
 
 
 @click.group(
@@ -126,6 +129,32 @@ def main(argv: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _refuse_one_dash(command: click.Command, words: Sequence[str], ctx: click.Context) -> None:
+    """Refuse ``-app-id x``, which daprd takes and which here would be ``-a pp-id``, before the first other word."""
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    takes_none = {name for option in options if option.is_flag for name in option.opts + option.secondary_opts}
+    long = {name for option in options for name in option.opts + option.secondary_opts if name.startswith("--")}
+    is_value = False
+    for word in words:
+        if is_value:
+            is_value = False
+            continue
+        if word == "--" or not word.startswith("-"):
+            return
+        name = word.partition("=")[0]
+        if not name.startswith("--") and len(name) > 2 and f"-{name}" in long:
+            path = f"{ctx.command_path} {command.name}"
+            raise click.UsageError(f'no such flag: {path} {name}; did you mean "-{name}"?', ctx)
+        is_value = name == word and word not in takes_none and (word in long or len(word) == 2)
+
+
+def _told_to_shells(command: click.Command) -> click.Command:
+    from tieline.cli.completion import know_values
+
+    know_values(command)
+    return command
 
 
 def _reader_gone() -> int:

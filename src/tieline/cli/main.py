@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"]:  # as people type it: help on everything, or on one command
+        arguments = [*arguments[1:2], "--help"]
     if arguments[:1] == ["sidecar"]:
         from tieline.cli import sidecar
 

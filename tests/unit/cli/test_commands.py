@@ -131,7 +131,7 @@ def test_python_m_tieline_is_the_command() -> None:
 # --- completion ---
 
 
-def completed(words: str, state: Path) -> list[str]:
+def completed(words: str, state: Path, *, kinds: bool = False) -> list[str]:
     """Return what a shell is offered for the last word."""
     environment = {
         **os.environ,
@@ -145,7 +145,8 @@ def completed(words: str, state: Path) -> list[str]:
         [sys.executable, "-m", "tieline"], env=environment, capture_output=True, text=True, check=False
     )
     assert result.stderr == ""
-    return [line.partition(",")[2] for line in result.stdout.splitlines() if line]
+    lines = [line for line in result.stdout.splitlines() if line]
+    return lines if kinds else [line.partition(",")[2] for line in lines]
 
 
 def test_a_shell_completes_commands_flags_and_app_ids_that_run(tmp_path: Path) -> None:
@@ -161,6 +162,54 @@ def test_a_shell_completes_commands_flags_and_app_ids_that_run(tmp_path: Path) -
     assert completed("tieline stop x", tmp_path) == []
     assert completed("tieline list --output ", tmp_path) == ["table", "json", "yaml"]
     assert completed("tieline nonsense -x ", tmp_path) is not None
+    assert completed("tieline run --app-protocol h", tmp_path) == ["http", "https", "h2c"]
+    assert completed("tieline sidecar --log-level w", tmp_path) == ["warn"]
+    assert completed("tieline invoke orders m -v g", tmp_path) == ["get"]
+    assert "sleep" in completed("tieline run --app-id x -- slee", tmp_path)
+    assert "sleep" in completed("tieline run slee", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("tieline run --config co", "file"),
+        ("tieline sidecar --config co", "file"),
+        ("tieline doctor -c co", "file"),
+        ("tieline invoke orders m -f co", "file"),
+        ("tieline validate co", "file"),
+        ("tieline run -- python3 co", "file"),
+        ("tieline run -- ./co", "file"),
+        ("tieline run --resources-path co", "dir"),
+        ("tieline sidecar --resources-path co", "dir"),
+        ("tieline doctor --resources-path co", "dir"),
+    ],
+)
+def test_a_shell_is_left_to_complete_files_and_folders(words: str, kind: str, tmp_path: Path) -> None:
+    assert completed(words, tmp_path, kinds=True) == [f"{kind},{words.rpartition(' ')[2]}"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["run", "-app-id", "q", "--", "sleep", "1"], "--app-id"),
+        (["run", "--log-level", "info", "-app-port=5", "--", "sleep", "1"], "--app-port"),
+        (["invoke", "-verb", "GET", "orders", "m"], "--verb"),
+    ],
+)
+def test_a_long_flag_with_one_dash_is_told_to_take_two(
+    argv: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert f'did you mean "{meant}"?' in capsys.readouterr().err
+
+
+def test_help_can_be_asked_for_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help"]) == 0
+    assert "Commands:" in capsys.readouterr().out
+    assert main(["help", "run"]) == 0
+    assert "Start an app with a sidecar beside it." in capsys.readouterr().out
+    assert main(["help", "sidecar"]) == 0
+    assert "Usage of tieline sidecar" in capsys.readouterr().err
 
 
 def test_a_damaged_registry_does_not_disturb_the_shell(tmp_path: Path) -> None:
