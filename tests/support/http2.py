@@ -33,7 +33,7 @@ class Ledger:
         self.events: list[tuple[object, ...]] = []
         self.streams: dict[int, Stream] = {}
         self.connection: Connection | None = None
-        self._consume = consume
+        self.consume = consume
 
     def of(self, kind: str) -> list[tuple[object, ...]]:
         """Return what was heard of one kind."""
@@ -54,7 +54,7 @@ class Ledger:
 
     def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
         self.events.append(("data", stream.id, data, end))
-        if self._consume and self.connection is not None:
+        if self.consume and self.connection is not None:
             self.connection.consumed(stream, len(data))
 
     def on_trailers(self, stream: Stream, headers: Headers) -> None:

@@ -7,8 +7,23 @@ import pytest
 from tieline.app import http_channel
 from tieline.config.settings import DEFAULT_MAX_BODY, DEFAULT_READ_BUFFER, LARGEST_READ_BUFFER
 from tieline.net import http1_client, http1_server
+from tieline.net.http2_pool import CALLS_A_CONNECTION
+from tieline.outbound.peer import PEER_LIMITS
 from tieline.resiliency import again
-from tieline.sidecar.listeners import HEAD_SLACK
+from tieline.sidecar.listeners import HEAD_SLACK, INTERNAL_LIMITS
+from tieline.wire.http2 import Limits
+
+
+@pytest.mark.parametrize(
+    ("limits", "streams"),
+    [
+        (Limits(), Limits().streams),
+        (INTERNAL_LIMITS, INTERNAL_LIMITS.streams),
+        (PEER_LIMITS, CALLS_A_CONNECTION),
+    ],
+)
+def test_readers_that_stop_cannot_hold_up_a_connection(limits: Limits, streams: int) -> None:
+    assert streams * limits.stream_window + limits.grown <= limits.unread
 
 
 @pytest.mark.rule("H-149")

@@ -32,8 +32,9 @@ MAX_AUTHORITIES: Final = 1024
 """Targets whose ``:authority`` is remembered ready-made; then the memory starts afresh."""
 
 _SCHEME: Final = (b":scheme", b"http", False)
-PEER_LIMITS: Final = Limits(streams=1, header_list=1 << 20, header_list_hard=2 << 20)
-"""For the connections to peers: whatever an app's answer head may be, it comes through."""
+PEER_LIMITS: Final = Limits(streams=1, header_list=1 << 20, header_list_hard=2 << 20, unread=160 << 20)
+"""For the connections to peers: whatever an app's answer head may be, it comes through; and as many calls as share a
+connection may have readers that stop, without holding up those beside them."""
 
 
 class PeerCaller:

@@ -31,7 +31,7 @@ RPC_STREAMS: Final = 1 << 16
 """Calls that our app may have in progress on one connection to the gRPC API: daprd sets no limit, and waits."""
 RPC_HEADERS: Final = 65536
 """Longest metadata of an RPC, unless the read buffer is larger (G-3)."""
-INTERNAL_LIMITS: Final = Limits(streams=2048, header_list=1 << 20, header_list_hard=2 << 20)
+INTERNAL_LIMITS: Final = Limits(streams=2048, header_list=1 << 20, header_list_hard=2 << 20, unread=160 << 20)
 
 
 class Listeners:

@@ -109,6 +109,7 @@ class Stream:
     since: float = 0.0
     stalled_at: float = 0.0
     grows: bool = False
+    grown: int = 0
     pending: bytes | None = None
     offset: int = 0
     pending_end: bool = False
@@ -197,6 +198,7 @@ class Connection:
         self.draining = False
         self.paused = False
         self.unread = 0
+        self._grown = 0
         self._clock = clock
         self._native = native
         self._encoder = HeaderEncoder()
@@ -366,6 +368,8 @@ class Connection:
         if self._recv_owed * 4 >= self.limits.connection_window and self.unread <= self.limits.unread:
             self._return_connection_credit()
         if stream.closed & REMOTE:
+            if stream.grown and not stream.unread:
+                self._shrink(stream)
             return
         stream.credit += size
         if stream.credit * 2 >= stream.window:
@@ -379,8 +383,11 @@ class Connection:
             stream.returned_at = now
             if stream.grows:
                 stream.grows = False
-                more = max(0, min(stream.window, self.limits.stream_window_max - stream.window))
+                limits = self.limits
+                more = max(0, min(stream.window, limits.stream_window_max - stream.window, limits.grown - self._grown))
                 stream.window += more
+                stream.grown += more
+                self._grown += more
                 increment += more
             stream.credit = 0
             stream.returned = increment
@@ -907,8 +914,15 @@ class Connection:
             del self.streams[stream.id]
             self._freed()
 
+    def _shrink(self, stream: Stream) -> None:
+        """Let others have what a stream's window had grown by: nothing more comes there, and nothing lies unread."""
+        self._grown -= stream.grown
+        stream.grown = 0
+
     def _close_remote(self, stream: Stream) -> None:
         stream.closed |= REMOTE
+        if stream.grown and not stream.unread:
+            self._shrink(stream)
         if stream.closed == BOTH:
             del self.streams[stream.id]
             self._freed()
@@ -920,6 +934,8 @@ class Connection:
         self._blocked.pop(stream.id, None)
         if stream.unread:
             self.consumed(stream, stream.unread)
+        elif stream.grown:
+            self._shrink(stream)
 
     def _forget(self, stream: Stream) -> None:
         self._drop(stream)

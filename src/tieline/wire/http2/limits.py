@@ -19,6 +19,8 @@ class Limits:
         unread: Bytes received and not yet read, over all streams, above which credit is held back.
         stream_window: Bytes the peer may send at first on one stream.
         stream_window_max: What the window of a stream may grow to whose reader keeps up.
+        grown: Bytes by which the windows of all streams together may have grown at a time. With ``streams`` windows of
+            the first size they stay below ``unread``: readers that stop cannot hold up the others.
         held_out: Bytes waiting to be written, above which no more body is taken in.
         control_burst, control_rate: Frames that cost us work and carry nothing (SETTINGS, PING, PRIORITY,
             empty DATA, unknown ones, interim answers): how many at once, and how many a second in the long run.
@@ -39,6 +41,7 @@ class Limits:
     unread: int = 32 << 20
     stream_window: int = 65535
     stream_window_max: int = 1 << 20
+    grown: int = 16 << 20
     held_out: int = 256 << 10
     control_burst: int = 5000
     control_rate: float = 500.0

@@ -290,6 +290,45 @@ def test_a_window_grows_for_a_reader_that_keeps_up_a_long_way_off(at_once: bool)
     assert server.h2.fault is None
 
 
+def grow(server: End, number: int) -> int:
+    """Have the window of a new stream grow as far as it will, and return how large it is."""
+    server.hear(headers(number, POST, end=False))
+    stream = server.ledger.streams[number]
+    known = stream.window
+    for _ in range(20):
+        said = server.hear(*[data(number, bytes(min(16384, known - at))) for at in range(0, known, 16384)])
+        known = sum(updates(said, number))
+        server.clock.now += 0.05
+    return stream.window
+
+
+def test_all_windows_together_grow_by_no_more_than_is_kept_for_it() -> None:
+    """Else a few dozen readers that were quick once, and stopped, would use up what all streams may leave unread."""
+    limits = Limits(grown=1 << 20)
+    server = an_end(client=False, limits=limits)
+
+    grown = [grow(server, number) for number in (1, 3, 5)]
+    assert sum(grown) == 3 * limits.stream_window + limits.grown
+    assert grown[2] == limits.stream_window
+
+    server.hear(frames.rst_stream(1, ErrorCode.CANCEL), data(3, b"", end=True))
+    assert grow(server, 7) == grown[0]
+
+
+def test_a_window_that_grew_is_given_up_when_the_last_of_its_stream_is_read() -> None:
+    limits = Limits(grown=1 << 18)
+    server = an_end(client=False, limits=limits)
+    grown = grow(server, 1)
+    server.ledger.consume = False
+    server.hear(data(1, bytes(1000), end=True))
+
+    server.ledger.consume = True
+    assert grow(server, 3) == limits.stream_window
+    server.h2.consumed(server.ledger.streams[1], 1000)
+
+    assert grow(server, 5) == grown
+
+
 def test_a_window_stays_for_a_sender_that_is_near() -> None:
     server = an_end(client=False)
     server.hear(headers(1, POST, end=False))
