@@ -11,12 +11,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.support.grpc_app import Answer, GrpcApp, invoke_response
+from tests.support.grpc_app import UNARY, Answer, GrpcApp, invoke_response, values
 from tests.support.http1 import ask
 from tests.support.mesh import Mesh, Sidecar, free_port, until
 from tests.support.prometheus import Exposed, read
 from tests.support.tls import Authority
+from tieline._generated.dapr.proto.common.v1.common_pb2 import InvokeResponse
 from tieline._generated.google.rpc.error_details_pb2 import ErrorInfo
+from tieline._generated.google.rpc.status_pb2 import Status
 
 
 @pytest.fixture
@@ -225,3 +227,82 @@ async def test_bodies_of_megabytes_go_both_ways(mesh: Mesh) -> None:
     for sidecar in (caller, own):
         got = await sidecar.call("cart", "work", "POST", body=body)
         assert (got.status, got.body == body) == (200, True)
+
+
+@pytest.mark.rule("G-65", "G-15", "G-16", "G-19", "G-26")
+async def test_a_grpc_client_gets_what_the_app_said_from_afar_and_from_its_own_side(mesh: Mesh) -> None:
+    answers = {
+        "items/add": Answer(
+            [invoke_response(b"data", "text/x", "type/x")],
+            headers=[("x-one", "a"), ("thing-bin", b"\0\1"), ("tieline-cause", "forged")],
+            trailers=[("app-trailer", "t"), ("end-bin", b"\xff")],
+        ),
+        "gone": Answer(code=grpc.StatusCode.NOT_FOUND, text="gone", details=[ErrorInfo(reason="BECAUSE")]),
+    }
+    app = await mesh.grpc_app(answers)
+    caller, own = await a_pair(mesh, app)
+    metadata = [("x-a", "1"), ("x-a", "2"), ("thing-bin", b"\0\xff"), ("dapr-caller-app-id", "liar")]
+
+    for sidecar, who in ((caller, "caller"), (own, "cart")):
+        client = mesh.grpc_client(sidecar)
+        good = await client.invoke("cart", "items/add", b"hello", verb=None, type_url="type/y", metadata=metadata)
+        bad = await client.invoke("cart", "gone")
+
+        answer = InvokeResponse.FromString(good.message)
+        assert (answer.data.value, answer.data.type_url, answer.content_type) == (b"data", "type/x", "text/x")
+        assert values(good.headers, "x-one") == ["a"]
+        assert values(good.headers, "thing-bin") == [b"\0\1"]
+        assert values(good.headers, "tieline-cause") == []
+        assert values(good.trailers, "app-trailer") == ["t"]
+        assert values(good.trailers, "end-bin") == [b"\xff"]
+        assert (bad.code, bad.text) == (grpc.StatusCode.NOT_FOUND, "gone")
+        details = values(bad.trailers, "grpc-status-details-bin")[0]
+        assert isinstance(details, bytes)
+        assert Status.FromString(details).details[0].type_url.endswith("google.rpc.ErrorInfo")
+        seen = app.seen[-2]
+        assert (seen.invoked.data.value, seen.invoked.data.type_url) == (b"hello", "type/y")
+        assert not seen.invoked.HasField("http_extension")
+        assert seen.values("x-a") == ["1", "2"]
+        assert seen.values("thing-bin") == [b"\0\xff"]
+        assert seen.values("dapr-caller-app-id") == [who]
+        assert seen.time_left_s is not None
+
+
+@pytest.mark.rule("H-83", "G-42", "G-16")
+async def test_a_grpc_client_is_told_that_the_app_is_away_as_if_the_app_had_said_so(mesh: Mesh) -> None:
+    app = await mesh.grpc_app()
+    caller, own = await a_pair(mesh, app)
+    await app.aclose()
+
+    for sidecar in (caller, own):
+        got = await mesh.grpc_client(sidecar).invoke("cart", "work")
+        assert got.code is grpc.StatusCode.UNAVAILABLE
+        assert "connection refused" in got.text
+
+
+@pytest.mark.rule("G-30")
+async def test_an_app_that_comes_back_is_called_again(mesh: Mesh) -> None:
+    app = await mesh.grpc_app()
+    caller, _ = await a_pair(mesh, app)
+    before = await caller.call("cart", "work")
+    await app.aclose()
+    await app.start(app.port)
+
+    async def is_back() -> bool:
+        return (await caller.call("cart", "work")).status == 200
+
+    await until(is_back, 10)
+    assert before.status == 200
+
+
+@pytest.mark.rule("G-30", "G-86")
+async def test_proxied_calls_of_an_app_behind_tls_share_its_connections(mesh: Mesh) -> None:
+    pair = Authority().issue("somebody.example")
+    app = GrpcApp()
+    await app.start(credentials=grpc.ssl_server_credentials([(pair.key.encode(), pair.certificate.encode())]))
+    sidecar = await mesh.sidecar("cart", app.port, "--app-protocol", "grpcs")
+
+    got = await mesh.grpc_client(sidecar).call(UNARY, b"hello", metadata=[("dapr-app-id", "cart")])
+
+    assert (got.code, got.messages) == (grpc.StatusCode.OK, [b"hello"])
+    await app.aclose()
