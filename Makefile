@@ -30,7 +30,7 @@ $(VENV)/.setup-bench: requirements/bench.txt $(VENV)/.setup
 	@$(PIP) install --require-hashes --no-deps -r requirements/bench.txt
 	@touch $@
 
-demo: setup ## two apps, two sidecars, one call, explained
+demo: setup ## two apps, their sidecars and a caller's, some calls, explained
 	@$(BIN)/tieline demo
 
 test: check ## all checks, then all tests

@@ -1,4 +1,4 @@
-"""``tieline demo``: two apps, two sidecars and a few calls in a few seconds, and nothing left behind."""
+"""``tieline demo``: two apps, a caller, their sidecars and a few calls in a few seconds, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ STEPS: Final = (
     Step("The same app, with its namespace", "mathService.default", "add", 200, "33"),
     Step("An address outside the mesh that has a name, an HTTPEndpoint", ENDPOINT, "add", 200, "33"),
     Step("Any URL", APP_URL, "add", 200, "33"),
+    Step("An app that speaks gRPC: the call is the same", "mathGrpc", "add", 200, "33"),
     Step("An app that does not exist: the failure explains itself", "nobody", "add", 500, None, "name-unknown"),
 )
 
@@ -82,9 +83,9 @@ class Answer(NamedTuple):
 def command(keep: bool) -> int:
     """Show a call between two apps, and a call that fails, in a few seconds.
 
-    Starts an app mathService and a caller, each with a sidecar, on free ports of this host, with a registry of
-    their own in a temporary folder, and calls the app by its name, and as one outside the mesh. Exit code 0 only if
-    all answers were right.
+    Starts the apps mathService and mathGrpc and a caller, each with a sidecar, on free ports of this host, with a
+    registry of their own in a temporary folder, and calls the apps by their names, and as one outside the mesh. Exit
+    code 0 only if all answers were right.
     """
     return demo(Console(), keep=keep)
 
@@ -93,7 +94,7 @@ def demo(console: Console, *, keep: bool = False, sidecar_command: Sequence[str]
     """Run the demo in the main thread; return 0 if all answers were right, else 1."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        console.info("Starting the app mathService, its sidecar, and the sidecar of a caller.\n")
+        console.info("Starting the apps mathService and mathGrpc, their sidecars, and the sidecar of a caller.\n")
         with _Stage(sidecar_command) as stage:
             stage.bring_up()
             right = [_show(console, number, step, stage) for number, step in enumerate(STEPS, 1)]
@@ -120,16 +121,17 @@ def _stay(console: Console) -> None:
 
 
 class _Stage:
-    """An app, its sidecar and a caller's sidecar, with a state folder of their own; leaves nothing behind."""
+    """Two apps, their sidecars and a caller's sidecar, with a state folder of their own; leaves nothing behind."""
 
     def __init__(self, sidecar_command: Sequence[str]) -> None:
         self._sidecar_command = tuple(sidecar_command)
         self._folder = tempfile.TemporaryDirectory(prefix="tieline-demo-")
         self._children: list[Child] = []
         self._guard = Guard()
-        self._ports = [HeldPort() for _ in range(7)]
+        self._ports = [HeldPort() for _ in range(11)]
         self._app_port, *self._callee_ports = [port.number for port in self._ports[:4]]
-        self._caller_ports = [port.number for port in self._ports[4:]]
+        self._grpc_app_port, *self._grpc_callee_ports = [port.number for port in self._ports[4:8]]
+        self._caller_ports = [port.number for port in self._ports[8:]]
 
     @property
     def app_url(self) -> str:
@@ -161,18 +163,23 @@ class _Stage:
             self._folder.cleanup()
 
     def bring_up(self) -> None:
-        """Start all three and wait until a call can be made.
+        """Start all of them and wait until a call can be made.
 
         Raises:
             DemoFailed: One of them did not start.
         """
         for port in self._ports:
             port.before_start()
-        app = self._start("app", (sys.executable, "-P", "-m", "tieline.cli.demo_app", str(self._app_port)))
+        app = self._start_app("app", "tieline.cli.demo_app", self._app_port)
+        grpc_app = self._start_app("gRPC app", "tieline.cli.demo_grpc_app", self._grpc_app_port)
         callee = self._start_sidecar("mathService", self._callee_ports, "--app-port", str(self._app_port))
+        flags = ("--app-port", str(self._grpc_app_port), "--app-protocol", "grpc")
+        grpc_callee = self._start_sidecar("mathGrpc", self._grpc_callee_ports, *flags)
         caller = self._start_sidecar("caller", self._caller_ports, "--resources-path", str(self._write_resources()))
         self._wait_for(app, "app", lambda: is_listening(("127.0.0.1", self._app_port)))
+        self._wait_for(grpc_app, "gRPC app", lambda: is_listening(("127.0.0.1", self._grpc_app_port)))
         self._wait_for(callee, "mathService", lambda: _is_up(self._callee_ports[0]))
+        self._wait_for(grpc_callee, "mathGrpc", lambda: _is_up(self._grpc_callee_ports[0]))
         self._wait_for(caller, "caller", lambda: _is_up(self._caller_ports[0]))
 
     def _write_resources(self) -> Path:
@@ -184,6 +191,9 @@ class _Stage:
             f"metadata:\n  name: {ENDPOINT}\nspec:\n  baseUrl: {self.app_url}\n"
         )
         return folder
+
+    def _start_app(self, name: str, module: str, port: int) -> Child:
+        return self._start(name, (sys.executable, "-P", "-m", module, str(port)))
 
     def _start_sidecar(self, app_id: str, ports: Sequence[int], *more: str) -> Child:
         http_port, grpc_port, internal_port = map(str, ports)

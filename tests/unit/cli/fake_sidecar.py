@@ -33,8 +33,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         target, _, method = self.path.removeprefix("/v1.0/invoke/").partition("/method/")
-        if target.startswith("http://") or target == "mathHTTPEndpoint":
-            target = "mathService"
+        if target.startswith("http://") or target in ("mathHTTPEndpoint", "mathGrpc"):
+            target = "mathService"  # which is to answer for all others
         known = Path(os.environ["XDG_STATE_HOME"]) / target.partition(".")[0]
         if not known.exists():
             self.send_response(500)

@@ -39,7 +39,8 @@ def test_the_worked_example_is_shown_with_what_repeats_it(place: Path) -> None:
     shown = out.getvalue().decode()
     assert (code, err.getvalue().decode()) == (0, ""), shown
     assert "/v1.0/invoke/mathService/method/add \\\n     -H 'Content-Type: application/json' -d '{" in shown
-    assert shown.count("   200 33  (") == 5
+    assert shown.count("   200 33  (") == 6
+    assert "/v1.0/invoke/mathGrpc/method/add" in shown
     assert "/v1.0/invoke/mathService.default/method/add" in shown
     assert "/v1.0/invoke/mathHTTPEndpoint/method/add" in shown
     assert re.search(r"/v1.0/invoke/http://127.0.0.1:\d+/method/add", shown)
