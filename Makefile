@@ -46,8 +46,8 @@ format: setup ## mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-sdk: setup ## test with Dapr's SDKs for Python, Node and Java, installed into your cache
-	$(BIN)/python -m tests.support.foreign python node java
+sdk: setup ## test with Dapr's SDKs for Python, Node, Java and Go, installed into your cache
+	$(BIN)/python -m tests.support.foreign python node java go
 	$(BIN)/python -m pytest tests/e2e/sdk $(PYTEST_ARGS)
 
 h2spec: setup ## test with h2spec, the conformance suite for HTTP/2, built into your cache

@@ -36,7 +36,8 @@ EOF
         org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies
     (cd "$work/jars" && LC_ALL=C sha256sum *.jar) > jars.sha256
     (cd ../h2spec && go mod tidy)
-    no_addresses package-lock.json jars.sha256 ../h2spec/go.*
+    (cd go && go mod tidy)
+    no_addresses package-lock.json jars.sha256 go/go.* ../h2spec/go.*
     exit
 fi
 

@@ -20,6 +20,7 @@ import pytest
 
 _ROOT: Final = Path(__file__).parents[2]
 _SDK: Final = _ROOT / "tests/e2e/sdk"
+_GO: Final = _SDK / "go"
 _H2SPEC: Final = _ROOT / "tests/e2e/h2spec"
 _MAVEN_PLUGIN: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
@@ -116,12 +117,23 @@ def hashes(jars: Path) -> str:
     return "".join(f"{hashlib.sha256(jar.read_bytes()).hexdigest()}  {jar.name}\n" for jar in found)
 
 
-def _install_h2spec(folder: Path) -> None:
+def _install_go(folder: Path) -> None:
+    interop = "google.golang.org/grpc/interop"
+    _build(_GO, folder, ".", f"{interop}/client", f"{interop}/server")
+    (folder / "sdk-tests").rename(folder / "sdk")
+
+
+def _build(module: Path, folder: Path, *packages: str) -> None:
+    """Build programs of a Go module into a folder."""
     # Modules go into a cache of their own, which is writable and so can be removed again.
     modules = folder / "modules"
     flags = {"GOFLAGS": "-mod=readonly -modcacherw", "GOMODCACHE": str(modules)}
-    _run("go", "build", "-o", folder / "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", cwd=_H2SPEC, **flags)
+    _run("go", "build", "-o", f"{folder}/", *packages, cwd=module, **flags)
     shutil.rmtree(modules)
+
+
+def _install_h2spec(folder: Path) -> None:
+    _build(_H2SPEC, folder, "github.com/summerwind/h2spec/cmd/h2spec")
 
 
 PYTHON: Final = Foreign(
@@ -133,10 +145,18 @@ NODE: Final = Foreign(
 JAVA: Final = Foreign(
     "java", ("java", "mvn"), "Dapr's SDK for Java", "sdk", (_SDK / "pom.xml", _SDK / "jars.sha256"), _install_java
 )
+GO: Final = Foreign(
+    "go",
+    ("go",),
+    "Dapr's SDK for Go and gRPC's interop tests",
+    "sdk",
+    (_GO / "go.mod", _GO / "go.sum", _GO / "main.go"),
+    _install_go,
+)
 H2SPEC: Final = Foreign(
     "h2spec", ("go",), "h2spec", "h2spec", (_H2SPEC / "go.mod", _H2SPEC / "go.sum"), _install_h2spec
 )
-ALL: Final = {one.name: one for one in (PYTHON, NODE, JAVA, H2SPEC)}
+ALL: Final = {one.name: one for one in (PYTHON, NODE, JAVA, GO, H2SPEC)}
 
 
 def main(names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.foreign import JAVA, NODE, PYTHON
+from tests.support.foreign import GO, JAVA, NODE, PYTHON
 from tests.support.pair import Pair, a_pair
 
 TOKEN = {"DAPR_API_TOKEN": "open sesame"}
@@ -37,3 +37,9 @@ def node_sdk() -> Path:
 def java_sdk() -> Path:
     """Where it is installed; without it, the test is skipped."""
     return JAVA.or_skip()
+
+
+@pytest.fixture(scope="session")
+def go_sdk() -> Path:
+    """Where the programs made with it are; without them, the test is skipped."""
+    return GO.or_skip()
