@@ -39,7 +39,7 @@ def command(shell: str) -> int:
     return 0
 
 
-class _Program(click.ParamType[str]):
+class _Program(click.Path):
     """A command to run: programs of ``PATH`` first, then files."""
 
     name = "program"
