@@ -15,6 +15,7 @@ import click
 from tieline import __version__
 from tieline.cli.console import NotWritten, ReaderGone
 from tieline.cli.main import INTERRUPTED
+from tieline.cli.table import wrapped
 
 USAGE_ERROR: Final = 2
 BROKEN_PIPE: Final = 141
@@ -114,14 +115,19 @@ def main(argv: Sequence[str]) -> int:
         if sys.stdout is not output:  # click met the closed pipe first, and wrapped it
             return _reader_gone()
         return end.code if isinstance(end.code, int) else 0
-    except (OSError, NotWritten) as error:
+    except NotWritten as error:
         click.echo(f"tieline: {error}", err=True)
+        return 1
+    except OSError as error:
+        told = (error.strerror or str(error)).lower()
+        what = str(error.filename) if error.filename else "standard output cannot be written"
+        click.echo(f"tieline: {what}: {told}", err=True)
         return 1
     except click.UsageError as error:
         # Some of click's errors do not say in which command they happened.
         guess = f"tieline {argv[0]}" if argv[0] in _COMMANDS else "tieline"
         path = error.ctx.command_path if error.ctx is not None else guess
-        click.echo(f'{path}: {_sentence(error)} See "{path} --help".', err=True)
+        click.echo(wrapped(f'{path}: {_sentence(error)} See "{path} --help".', sys.stderr), err=True)
         return USAGE_ERROR
     except click.ClickException as error:
         click.echo(f"tieline: {error.format_message()}", err=True)

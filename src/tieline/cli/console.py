@@ -21,6 +21,14 @@ SIGNS: Final[Mapping[str, str]] = {
     "pending": "⌛  ",
     "info": "ℹ️  ",
 }
+PLAIN_SIGNS: Final[Mapping[str, str]] = {
+    "success": "ok:  ",
+    "failure": "failed:  ",
+    "warning": "warning:  ",
+    "pending": "wait:  ",
+    "info": "",
+}
+"""For terminals whose encoding has none of these signs."""
 APP_PREFIX: Final = b"== APP == "
 MAX_LINE: Final = 65536
 """The longest line of an app that is kept in one piece, in bytes."""
@@ -65,14 +73,27 @@ class Console:
     def _status(self, status: str, text: str) -> None:
         stream = self.err if status == "failure" else self.out
         if not self._as_json:
-            self._write(stream, SIGNS[status] + text)
+            self._write(stream, sign_of(status) + text)
             return
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         self._write(stream, json.dumps({"time": now, "status": status, "msg": text}, ensure_ascii=False))
 
     def _write(self, stream: IO[bytes], text: str) -> None:
-        encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
-        write_line(stream, (text + "\n").encode(encoding or "utf-8", "replace"))
+        write_line(stream, (text + "\n").encode(_encoding(), "replace"))
+
+
+def sign_of(status: str) -> str:
+    """Return the sign before a status line; a word where standard output cannot show it."""
+    sign = SIGNS[status]
+    try:
+        sign.encode(_encoding())
+    except UnicodeEncodeError:
+        return PLAIN_SIGNS[status]
+    return sign
+
+
+def _encoding() -> str:
+    return (sys.stdout.encoding if sys.stdout is not None else None) or "utf-8"
 
 
 def write_line(stream: IO[bytes], line: bytes) -> None:

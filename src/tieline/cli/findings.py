@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from tieline.cli.console import SIGNS
+from tieline.cli.console import sign_of
 from tieline.cli.table import clean, terminal_width
 
 
@@ -19,7 +19,7 @@ class Level(StrEnum):
     FAIL = "fail"
 
 
-_SIGN: Final = {Level.OK: SIGNS["success"], Level.WARN: SIGNS["warning"], Level.FAIL: SIGNS["failure"]}
+_STATUS: Final = {Level.OK: "success", Level.WARN: "warning", Level.FAIL: "failure"}
 NARROWEST: Final = 40
 
 
@@ -59,7 +59,7 @@ def rendered(findings: list[Finding]) -> Iterator[str]:
     columns = terminal_width()
     width = None if columns is None else max(NARROWEST, columns - 1)
     for finding in findings:
-        sign = _SIGN[finding.level]
+        sign = sign_of(_STATUS[finding.level])
         text = clean(line_of(finding))
         if width is None:
             yield sign + text

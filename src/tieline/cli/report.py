@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import stat
 import sys
 from typing import Any, Final
 from urllib.parse import unquote
@@ -11,7 +13,7 @@ from urllib.parse import unquote
 from tieline.cli.api import shown
 from tieline.cli.call import ANSWERED, FAILED, NO_SIDECAR, TIMED_OUT, Head
 from tieline.cli.console import Console, write_all
-from tieline.cli.table import clean
+from tieline.cli.table import clean, wrapped
 from tieline.cli.wait import Address
 
 MAX_ERROR: Final = 65536
@@ -19,6 +21,7 @@ MAX_ERROR: Final = 65536
 MAX_IN_JSON: Final = 16 << 20
 """Bytes of a body that the JSON object holds; of a longer one it says that the rest is missing."""
 FIRST_FAILURE: Final = 400
+_BESIDE: Final = " " * 17
 _TOLD: Final = (("tieline-cause", "why"), ("tieline-hop", "where"), ("tieline-hint", "what to do"))
 TOKEN_HINT: Final = "if it is the sidecar that asks for a token, set DAPR_API_TOKEN or give --api-token"  # noqa: S105
 UNAUTHORIZED: Final = 401
@@ -112,11 +115,17 @@ class PlainReport:
         if self._as_json:
             self._console.fail("; ".join((title, *(f"{name}: {value}" for name, value in told.items()))))
             return
-        self._console.fail("\n".join((title, *(f"    {name + ':':12} {value}" for name, value in told.items()))))
+        lines = (wrapped(f"    {name + ':':12} {value}", sys.stderr, _BESIDE) for name, value in told.items())
+        self._console.fail("\n".join((title, *lines)))
 
     def _end_line(self) -> None:
-        """Begin a new line on a terminal that shows both, after a body that ended within one."""
-        if self._last != b"\n" and self._out.isatty() and sys.stderr is not None and sys.stderr.isatty():
+        """Begin a new line on a terminal that shows both, after a body that ended within one.
+
+        What stands behind a pipe most likely writes to the same terminal.
+        """
+        if self._last == b"\n" or sys.stderr is None or not sys.stderr.isatty():
+            return
+        if self._out.isatty() or stat.S_ISFIFO(os.fstat(self._out.fileno()).st_mode):
             self._console.err.write(b"\n")
 
     def _write(self, data: bytes) -> None:

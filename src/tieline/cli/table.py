@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TextIO
 
 GAP: Final = "  "
+NARROWEST: Final = 12
+"""Cells that a column which is cut keeps at least."""
 
 
 class Column(NamedTuple):
@@ -30,6 +33,12 @@ def render(columns: Sequence[Column], width: int | None = None) -> list[str]:
     while width is not None and _width_of(shown) > width and any(column.rank for column in shown):
         least = max(shown, key=lambda column: column.rank)
         shown.remove(least)
+    while width is not None and (over := _width_of(shown) - width) > 0:
+        at = max(range(len(shown)), key=lambda number: _size(shown[number]))
+        size = _size(shown[at])
+        if size <= NARROWEST:
+            break
+        shown[at] = shown[at]._replace(cells=[_cut(cell, max(NARROWEST, size - over)) for cell in shown[at].cells])
     sizes = [_size(column) for column in shown]
     rows = [[column.title for column in shown], *zip(*(column.cells for column in shown), strict=True)]
     return [GAP.join(map(_padded, row, sizes)).rstrip() for row in rows]
@@ -62,6 +71,28 @@ def created(started: float) -> str:
 def clean(text: str) -> str:
     """Return a text of others in one line without anything that a terminal would obey."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
+def wrapped(text: str, stream: TextIO | None, indent: str = "") -> str:
+    """Return a sentence in lines that fit the terminal behind a stream; as it is if there is none."""
+    if stream is None or not stream.isatty():
+        return text
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns - 1
+    except OSError:
+        return text
+    if width < 2 * NARROWEST + len(indent):
+        return text
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _cut(text: str, size: int) -> str:
+    """Return a text that takes so many cells at most, with a sign that something is missing."""
+    if _cells(text) <= size:
+        return text
+    while _cells(text) > size - 1:
+        text = text[:-1]
+    return text + "…"
 
 
 def _size(column: Column) -> int:

@@ -232,6 +232,23 @@ def test_a_completion_script_is_one_that_the_shell_takes(shell: str, capsys: pyt
         assert (checked.returncode, checked.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_a_full_disk_is_told_in_words() -> None:
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "tieline", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            check=False,
+        )
+
+    told = "tieline: standard output cannot be written: no space left on device\n"
+    assert (result.returncode, result.stderr) == (1, told)
+
+
 def test_the_reader_that_is_gone_is_no_news() -> None:
     """``tieline --help | true``."""
     environment = {**os.environ, "PYTHONPATH": SOURCE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 
 import pytest
 
@@ -44,6 +45,20 @@ def test_failures_go_to_standard_error_all_else_to_standard_output() -> None:
 
     assert out.getvalue().decode() == "ℹ️  i\n✅  s\n⚠  w\np\n"
     assert err.getvalue().decode() == "❌  f\n"
+
+
+def test_words_take_the_place_of_signs_that_cannot_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    out, err = io.BytesIO(), io.BytesIO()
+    console = Console(out=out, err=err)
+
+    console.info("i")
+    console.success("s")
+    console.warn("w")
+    console.fail("f")
+
+    assert out.getvalue() == b"i\nok:  s\nwarning:  w\n"
+    assert err.getvalue() == b"failed:  f\n"
 
 
 def test_json_status_lines() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import termios
 
 import pytest
 
-from tieline.cli.table import Column, age, clean, created, render
+from tieline.cli.table import Column, age, clean, created, render, wrapped
 
 
 @pytest.mark.rule("K-4")
@@ -50,3 +52,30 @@ def test_wide_letters_count_for_two_and_accents_for_none() -> None:
 
 def test_what_a_terminal_would_obey_is_not_shown() -> None:
     assert clean("a\x1b[31mb\nc") == "a�[31mb�c"
+
+
+def test_a_column_that_alone_is_too_wide_is_cut() -> None:
+    columns = [Column("NAME", ["a" * 68, "b"]), Column("STATUS", ["healthy", "dead"])]
+
+    lines = render(columns, 40)
+
+    assert max(map(len, lines)) == 40
+    assert lines[1] == "a" * 30 + "…  healthy"
+    assert render(columns, 10)[1].startswith("a" * 11 + "…")
+
+
+def test_a_sentence_is_wrapped_on_a_terminal_only() -> None:
+    leader, follower = os.openpty()
+    termios.tcsetwinsize(follower, (24, 40))
+    try:
+        with open(follower, "w", closefd=False) as terminal, open(os.devnull, "w") as file:
+            text = "    why:  " + "word " * 12 + "end"
+            lines = wrapped(text, terminal, " " * 10).splitlines()
+            assert wrapped(text, file) == text
+    finally:
+        os.close(follower)
+        os.close(leader)
+
+    assert max(map(len, lines)) < 40
+    assert lines[0].startswith("    why:  word")
+    assert lines[1].startswith(" " * 10 + "word")
