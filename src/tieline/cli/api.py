@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -13,12 +14,37 @@ from tieline.cli.wait import Address
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A sidecar of this host accepts at once, or never."""
+TOKEN_VARIABLE: Final = "DAPR_API_TOKEN"  # noqa: S105 - its name, no token
 MAX_ANSWER: Final = 1 << 20
 """Bytes read of an answer of a sidecar's own, which are short."""
 
 
 class NotReached(Exception):
     """No connection to the API could be opened; the text says why."""
+
+
+class BadToken(Exception):
+    """A token cannot be sent in a header; the text says so, and not what it is."""
+
+
+def token_of(environ: Mapping[str, str]) -> str:
+    """Return the token to send, empty for none.
+
+    Raises:
+        BadToken: It cannot be sent.
+    """
+    return checked_token(environ.get(TOKEN_VARIABLE, ""), TOKEN_VARIABLE)
+
+
+def checked_token(token: str, name: str) -> str:
+    """Return a token that can be sent; ``name`` is where it comes from.
+
+    Raises:
+        BadToken: It cannot.
+    """
+    if any((letter < " " and letter != "\t") or letter == "\x7f" for letter in token):
+        raise BadToken(f"{name} has a control character, such as a line end, so it cannot be sent: set it without")
+    return token
 
 
 class Answer(NamedTuple):
@@ -143,7 +169,9 @@ def ask(
     """
     connection = Connection(address, timeout_s)
     try:
-        connection.request(verb, path, body, {**({"dapr-api-token": token} if token else {}), **(headers or {})})
+        # As bytes: any that a variable holds, and not only those of Latin-1.
+        shown_token = {"dapr-api-token": os.fsencode(token)} if token else {}
+        connection.request(verb, path, body, {**shown_token, **(headers or {})})
         response = connection.getresponse()
         return Answer(response.status, response.read(MAX_ANSWER))
     except TimeoutError as error:

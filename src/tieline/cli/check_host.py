@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import tieline
-from tieline.cli.api import NotReached, ask
+from tieline.cli.api import BadToken, NotReached, ask, checked_token
 from tieline.cli.findings import Finding, fail, ok, warn
 from tieline.cli.roster import ASK_TIMEOUT_S
 from tieline.cli.sockets import describe, listeners, owners
@@ -126,6 +126,12 @@ def _tokens(environ: Mapping[str, str]) -> Iterator[Finding]:
     ):
         value = environ.get(name)
         if value is None:
+            continue
+        try:
+            checked_token(value, name)
+        except BadToken:
+            what = f"{name} has a control character, such as a line end"
+            yield fail("variables", what, "it cannot be sent: sidecars do not start with it", "set it without")
             continue
         if value != value.strip():
             why = "it hardly equals what the other side has"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -38,9 +39,10 @@ def check_registry(environ: Mapping[str, str]) -> Iterator[Finding]:
     path = find_registry(environ)
     if not os.path.lexists(path.parent):
         above = next((folder for folder in path.parent.parents if folder.exists()), Path("/"))
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = _why_closed(above)
+        if reason:
             why = f"the registry cannot be made there, and {_NOBODY}"
-            yield fail("registry", f"{above} cannot be written", why, "correct its mode, or set XDG_STATE_HOME")
+            yield fail("registry", f"{above} cannot be written ({reason})", why, "correct it, or set XDG_STATE_HOME")
         else:
             yield ok("registry", f"{path} is not there yet; the first sidecar makes it")
         return
@@ -48,6 +50,15 @@ def check_registry(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from wrong
     if not any(finding.level == "fail" for finding in wrong):
         yield from _content(path)
+
+
+def _why_closed(folder: Path) -> str:
+    """Say why no folder can be made in a folder; empty if one can. Only trying tells; nothing is left of it."""
+    try:
+        Path(tempfile.mkdtemp(prefix=".tieline-", dir=folder)).rmdir()
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return ""
 
 
 def _folder(folder: Path) -> Iterator[Finding]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Final
 
 import tieline
+from tieline.cli.api import TOKEN_VARIABLE
 from tieline.cli.app_reach import TLS_PROTOCOLS, app_address, no_tls, refusal
 from tieline.cli.check_host import same_user
 from tieline.cli.findings import Finding, fail, ok, warn
-from tieline.cli.roster import DEFAULT_NAMESPACE, TOKEN_VARIABLE, Member, Status, matching
+from tieline.cli.roster import DEFAULT_NAMESPACE, Member, Status, matching
 from tieline.cli.sockets import Listener, command_line, describe, listeners, owners, processes
 from tieline.names.file_resolver import parse_address
 from tieline.names.registry import find_registry

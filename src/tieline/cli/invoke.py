@@ -13,11 +13,13 @@ from urllib.parse import quote
 
 import click
 
+from tieline.cli.api import TOKEN_VARIABLE, BadToken, NotReached, ask, checked_token, shown, token_of
 from tieline.cli.call import Body, Call, Report, perform
 from tieline.cli.completion import complete_app_ids
+from tieline.cli.numbers import MAX_TIMEOUT_S, finite
 from tieline.cli.report import JsonReport, PlainReport
-from tieline.cli.roster import TOKEN_VARIABLE, Member, Status, matching, members, rpc_address
-from tieline.cli.wait import Address
+from tieline.cli.roster import ASK_TIMEOUT_S, Member, Status, matching, members, rpc_address
+from tieline.cli.wait import NO_CONTENT, OUTBOUND_PATH, Address
 from tieline.errors import StartError
 
 if TYPE_CHECKING:
@@ -83,7 +85,13 @@ def _address(context: click.Context, parameter: click.Parameter, given: str | No
 @click.option(
     "--header", "-H", "headers", multiple=True, callback=_headers, metavar="'NAME: VALUE'", help="May be repeated."
 )
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="For the whole call.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, MAX_TIMEOUT_S, min_open=True),
+    callback=finite,
+    metavar="SECONDS",
+    help="For the whole call.",
+)
 @click.option(
     "--from", "caller", metavar="ID", shell_complete=complete_app_ids, help="Call through this app's sidecar."
 )
@@ -128,6 +136,7 @@ def command(words: Sequence[str], **given: Any) -> int:
     if given["as_rpc"] or given["proto"] is not None:
         return _invoke_rpc(app_id, method, given)
     report: Report = JsonReport(app_id) if given["output"] == "json" else PlainReport(app_id, **_shown(given))
+    token = _token(given)
     body, close = _body(given["data"], given["data_file"])
     try:
         found = _sidecar(app_id, given, report)
@@ -138,7 +147,7 @@ def command(words: Sequence[str], **given: Any) -> int:
             address=address,
             verb=given["verb"],
             path=path_of(app_id, method),
-            headers=_all_headers(given["headers"], _token(given)),
+            headers=_all_headers(given["headers"], token),
             body=body,
             timeout_s=given["timeout"],
         )
@@ -193,7 +202,10 @@ def _shown(given: dict[str, Any]) -> dict[str, bool]:
 
 def _token(given: dict[str, Any]) -> str:
     token: str | None = given["api_token"]
-    return os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+    try:
+        return token_of(os.environ) if token is None else checked_token(token, "--api-token")
+    except BadToken as error:
+        raise click.UsageError(f"{error}.") from error
 
 
 def _whom(words: Sequence[str], app_id: str | None, method: str | None) -> tuple[str, str]:
@@ -260,10 +272,11 @@ def _sidecar(
     """Find the sidecar to call: the address of an API and the app that it belongs to, empty if that is not known."""
     if given["unix_domain_socket"] is not None:
         return _socket(Path(given["unix_domain_socket"]), given["caller"], app_id, api), given["caller"] or ""
-    if given["port"] is not None:
-        return ("127.0.0.1", given["port"]), ""
-    if given["address"] is not None:
-        return given["address"], ""
+    address = ("127.0.0.1", given["port"]) if given["port"] is not None else given["address"]
+    if address is not None:
+        if api == "http" and (stranger := _stranger_at(address)):
+            return report.not_reached(f"{shown(address)} is no HTTP API of a sidecar: {stranger}.")
+        return address, ""
     try:
         everyone = members(os.environ)
     except StartError as error:
@@ -292,6 +305,17 @@ def _sidecar(
     if address is None:
         return report.not_reached(f"the sidecar of {chosen.name} has no gRPC port.")
     return address, chosen.name
+
+
+def _stranger_at(address: Address) -> str:
+    """Say why what answers at an address is no sidecar; empty if it is one, or does not answer at all."""
+    try:
+        answer = ask(address, "GET", OUTBOUND_PATH, timeout_s=ASK_TIMEOUT_S)
+    except NotReached:
+        return ""  # the call itself tells
+    if answer.status == NO_CONTENT or (answer.status >= 500 and b'"errorCode"' in answer.body):
+        return ""
+    return f"{OUTBOUND_PATH} gives {answer.status} there; is it the port of the app itself"
 
 
 def _about(same: Sequence[Member]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from tieline.cli.api import BadToken, token_of
 from tieline.cli.roster import DEFAULT_NAMESPACE, Member, Status, members
 from tieline.cli.table import Column, age, clean, created, render, terminal_width
 from tieline.errors import StartError
@@ -31,7 +32,10 @@ def command(output: str) -> int:
     living one is asked for its health. On a narrow terminal columns are left out; -o json has everything.
     """
     try:
+        token_of(os.environ)
         found = members(os.environ)
+    except BadToken as error:
+        raise click.ClickException(str(error)) from error
     except StartError as error:
         raise click.ClickException(f'{error}. "tieline doctor" looks closer.') from error
     now = time.time()

@@ -222,7 +222,7 @@ def explanation(head: Head, body: bytes) -> dict[str, str]:
     for field, name in _TOLD:
         if value := head.header(field):
             told[name] = clean(unquote(value))
-    if head.status == UNAUTHORIZED and "what to do" not in told:
+    if head.status == UNAUTHORIZED:  # a sidecar's own hint is for programs that call it
         told["what to do"] = TOKEN_HINT
     return told
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from tieline.cli.api import NotReached, ask
+from tieline.cli.api import BadToken, NotReached, ask, token_of
 from tieline.cli.app_reach import app_trouble
 from tieline.cli.parallel import in_parallel
 from tieline.cli.sockets import command_line
@@ -25,7 +25,6 @@ MAX_ASKED_AT_ONCE: Final = 32
 DEFAULT_NAMESPACE: Final = "default"
 CLOCK_SLACK_S: Final = 120.0
 """How much earlier than it says a sidecar's process may have started: its import and checks, on a busy machine."""
-TOKEN_VARIABLE: Final = "DAPR_API_TOKEN"  # noqa: S105 - its name, no token
 
 
 class Status(StrEnum):
@@ -124,7 +123,10 @@ def members_in(content: Content, environ: Mapping[str, str], *, ask_them: bool =
     """Return the sidecars in a registry that was read; see ``members``."""
     found = _unasked(content, time.time())
     if ask_them:
-        token = environ.get(TOKEN_VARIABLE, "")
+        try:
+            token = token_of(environ)
+        except BadToken:
+            token = ""  # whoever asks for it says so itself
         found = in_parallel(lambda member: _asked(member, token), found, MAX_ASKED_AT_ONCE)
     return sorted(found, key=lambda member: (member.facts.app_id, member.facts.namespace, member.facts.started))
 

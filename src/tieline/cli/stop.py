@@ -11,12 +11,13 @@ from urllib.parse import quote
 
 import click
 
-from tieline.cli.api import NotReached, ask
+from tieline.cli.api import TOKEN_VARIABLE, BadToken, NotReached, ask, token_of
 from tieline.cli.completion import complete_app_ids
 from tieline.cli.console import Console
+from tieline.cli.numbers import finite
 from tieline.cli.parallel import in_parallel
 from tieline.cli.processes import NotThere, Process
-from tieline.cli.roster import ASK_TIMEOUT_S, TOKEN_VARIABLE, Member, matching, members
+from tieline.cli.roster import ASK_TIMEOUT_S, Member, matching, members
 from tieline.cli.wait import HEALTH_PATH, NO_CONTENT
 from tieline.errors import StartError
 
@@ -41,6 +42,7 @@ class Outcome(NamedTuple):
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 3600),
+    callback=finite,
     default=STOP_TIMEOUT_S,
     metavar="SECONDS",
     help=f"How long they may take; {STOP_TIMEOUT_S:g} if not given.",
@@ -72,7 +74,11 @@ def command(
         raise click.UsageError("--all means every sidecar: give no app ID or --pid beside it.")
     console = Console(as_json=log_as_json)
     try:
+        token = token_of(os.environ)
         found = members(os.environ)
+    except BadToken as error:
+        console.fail(str(error))
+        return 1
     except StartError as error:
         console.fail(f'{error}. "tieline doctor" looks closer.')
         return 1
@@ -84,7 +90,7 @@ def command(
     if not chosen:
         return 1 if missing else 0
     until = time.monotonic() + timeout
-    outcomes = in_parallel(lambda member: _stop(member, until, force), chosen, MAX_AT_ONCE)
+    outcomes = in_parallel(lambda member: _stop(member, until, force, token), chosen, MAX_AT_ONCE)
     for outcome in outcomes:
         (console.success if outcome.stopped else console.fail)(outcome.text)
     return 1 if missing or not all(outcome.stopped for outcome in outcomes) else 0
@@ -119,14 +125,14 @@ def _known(found: Sequence[Member]) -> str:
     return f"; running: {', '.join(names[:20])}" if names else "; no sidecar runs"
 
 
-def _stop(member: Member, until: float, force: bool) -> Outcome:
+def _stop(member: Member, until: float, force: bool, token: str) -> Outcome:
     name = member.facts.app_id
     failed = f"failed to stop app id {name}: "
     if not member.is_ours:
         return Outcome(False, f"{failed}it is no Tieline and does not tell its process; stop it where it was started")
     try:
         if member.facts.is_elsewhere() or not member.facts.process_start:
-            return _stop_by_api(member, until)
+            return _stop_by_api(member, until, token)
         return _stop_process(member, until, force)
     except PermissionError:
         return Outcome(False, f"{failed}process {member.facts.pid} belongs to another user")
@@ -176,16 +182,14 @@ def _held(member: Member) -> list[Process]:
     return held
 
 
-def _stop_by_api(member: Member, until: float) -> Outcome:
+def _stop_by_api(member: Member, until: float, token: str) -> Outcome:
     """Stop a sidecar whose process cannot be told from here, by its own API."""
     failed = f"failed to stop app id {member.facts.app_id}: "
     address = member.address
     if address is None or not _is_it(member):
         return Outcome(False, f"{failed}its process cannot be told from here, and its API does not answer as it")
     try:
-        answer = ask(
-            address, "POST", "/v1.0/shutdown", timeout_s=ASK_TIMEOUT_S, token=os.environ.get(TOKEN_VARIABLE, "")
-        )
+        answer = ask(address, "POST", "/v1.0/shutdown", timeout_s=ASK_TIMEOUT_S, token=token)
     except NotReached as error:
         return Outcome(False, failed + str(error))
     if answer.status == 401:

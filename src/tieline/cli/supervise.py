@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from tieline.cli.api import BadToken, NotReached, ask, checked_token, token_of
 from tieline.cli.children import Child, Guard, describe, exit_code
 from tieline.cli.console import Console, relay
 from tieline.cli.ports import HeldPort, is_free
@@ -200,6 +201,11 @@ class _Run:
 
     def _check(self) -> None:
         plan = self._plan
+        try:
+            token_of(os.environ)
+            checked_token(os.environ.get("APP_API_TOKEN", ""), "APP_API_TOKEN")
+        except BadToken as error:
+            raise NotStarted(f"{error}.") from error
         for folder in plan.resources:
             if not Path(folder).exists():
                 raise NotStarted(
@@ -517,9 +523,7 @@ class _Run:
 
 def _put_metadata(address: Address, told: Mapping[str, str]) -> None:
     """Set attributes of the sidecar; one that does not take them works all the same."""
-    from tieline.cli.api import NotReached, ask
-
-    token = os.environ.get("DAPR_API_TOKEN", "")
+    token = token_of(os.environ)
     for key, value in told.items():
         try:
             ask(

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Final, TextIO, TypeAlias
 
 PROBE_INTERVAL_S: Final = 0.1
+LINE_INTERVAL_S: Final = 1.0
+"""Least time between two lines that say why it is not ready yet."""
 PROBE_TIMEOUT_S: Final = 0.5
 WAIT_TIMEOUT_S: Final = 60.0
 MAX_STATUS_LINE: Final = 256
@@ -47,12 +49,16 @@ def wait_outbound(
     stream = sys.stdout if out is None else out
     ask = probe_outbound if probe is None else probe
     end = clock() + timeout_s
+    next_line = clock()
     while True:
         failure = ask(("localhost", port))
         if failure is None:
             return 0
-        print(f"Dapr outbound NOT ready yet: {failure}", file=stream, flush=True)
-        if clock() + PROBE_INTERVAL_S > end:
+        now = clock()
+        if now >= next_line:
+            next_line = now + LINE_INTERVAL_S
+            print(f"Dapr outbound NOT ready yet: {failure} (http://localhost:{port})", file=stream, flush=True)
+        if now + PROBE_INTERVAL_S > end:
             break
         sleep(PROBE_INTERVAL_S)
     print(f"timeout waiting for Dapr to become outbound ready. Last error: {failure}", file=stream, flush=True)

@@ -380,11 +380,27 @@ def _check_environment(environment: Environment) -> None:
         "APP_API_TOKEN": environment.app_api_token,
         "DAPR_HOST_IP": environment.host_ip,
     }
+    if environment.api_token is not None:
+        _check_api_token(environment.api_token)
     for name, value in travels.items():
         if value is not None and not value.isprintable():
             raise FatalOption(
                 f"the environment's {name} has a control character, such as a line end, or is no UTF-8: correct it"
             )
+
+
+def _check_api_token(token: str) -> None:
+    """Refuse what no header could equal, so that nobody is kept out for good; the value is shown to nobody."""
+    if any((letter < " " and letter != "\t") or letter == "\x7f" for letter in token):
+        raise FatalOption(
+            "the environment's DAPR_API_TOKEN has a control character, such as a line end: "
+            "no request could ever show it; set it without"
+        )
+    if token != token.strip(" \t"):
+        raise FatalOption(
+            "the environment's DAPR_API_TOKEN begins or ends with a blank: no request could ever show it; "
+            "set it without"
+        )
 
 
 def _check_mode(mode: str) -> None:

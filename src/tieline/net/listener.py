@@ -156,12 +156,13 @@ class Listener:
             addresses: Hosts; IPv6 in brackets, empty for all interfaces.
             port: 0 for any free one, which then holds for all addresses.
             optional: Those whose failure is not worth a line, and which alone are not worth a start.
-            within_s: How long busy ones are tried.
+            within_s: How long busy ones are tried; once that is over, those that are left are tried once each.
         """
         bound = False
+        end = asyncio.get_running_loop().time() + within_s
         for address in addresses:
             try:
-                await self._bind_patiently(address, self.port or port, within_s)
+                await self._bind_patiently(address, self.port or port, end)
                 bound = bound or address not in optional
             except (OSError, OverflowError) as error:
                 self.failure = error
@@ -175,12 +176,12 @@ class Listener:
                 )  # fmt: skip
         return bound
 
-    async def _bind_patiently(self, address: str, port: int, within_s: float) -> None:
+    async def _bind_patiently(self, address: str, port: int, end: float) -> None:
         if not 0 <= port <= 65535:
             raise OverflowError("invalid port")
         loop = asyncio.get_running_loop()
-        end = loop.time() + within_s
         pauses = iter(BIND_PAUSES_S)
+        told = False
         while True:
             try:
                 self.bind_now(address, port)
@@ -189,6 +190,12 @@ class Listener:
                 pause = next(pauses, BIND_PAUSE_MAX_S)
                 if error.errno != errno.EADDRINUSE or loop.time() + pause > end:
                     raise
+            if not told:
+                told = True
+                self._log.warning(
+                    "%s server: %s:%d is taken by another program; trying again for %.0f s",
+                    self._name, address, port, end - loop.time(),
+                )  # fmt: skip
             await asyncio.sleep(pause)
 
     def is_behind(self, sock: socket.socket) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -37,7 +38,16 @@ async def serving(talk: Talk) -> AsyncIterator[int]:
         assert task is not None
         tasks.add(task)
         try:
-            await talk(reader, writer)
+            # As a sidecar does: before a call to an address, it is asked whether it is one.
+            line = await reader.readline()
+            if line.startswith(b"GET /v1.0/healthz/outbound"):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+                return
+            rest = asyncio.StreamReader()
+            rest.feed_data(line)
+            tasks.add(asyncio.create_task(_pass_on(reader, rest)))
+            await talk(rest, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -51,6 +61,13 @@ async def serving(talk: Talk) -> AsyncIterator[int]:
         server.close()
         for task in list(tasks):
             task.cancel()
+
+
+async def _pass_on(source: asyncio.StreamReader, to: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        while piece := await source.read(65536):
+            to.feed_data(piece)
+    to.feed_eof()
 
 
 async def head_of(reader: asyncio.StreamReader) -> str:
@@ -133,6 +150,11 @@ def test_an_app_id_is_one_part_of_the_path_unless_it_is_a_url(app_id: str, targe
         (["orders", "m", "-v", "GTE"], "'GTE' is no verb of HTTP"),
         (["orders", "m", "--timeout", "0"], "is not in the range"),
         (["orders", "m", "--port", "70000"], "is not in the range"),
+        (["orders", "m", "--timeout", "nan"], "nan is no number of seconds"),
+        (["orders", "m", "--timeout", "inf"], "is not in the range"),
+        (["orders", "m", "--timeout", "1e400"], "is not in the range"),
+        (["orders", "m", "--timeout", "1e300"], "is not in the range"),
+        (["orders", "m", "--port", "1", "--api-token", "a\nb"], "--api-token has a control character"),
         (["orders", "m", "--address", "nowhere"], "'nowhere' is no address"),
         (["orders", "m", "--address", "[::1"], "'[::1' is no address"),
         (["orders", "m", "--port", "1", "--from", "x"], "--from and --port: give one way to a sidecar"),
@@ -422,3 +444,51 @@ async def test_status_lines_can_be_json(environ: dict[str, str]) -> None:
     lines = [json.loads(line) for line in result.err.splitlines()]
     assert [line["status"] for line in lines] == ["info", "failure"]
     assert lines[1]["msg"] == "error invoking app orders: 404 Not Found"
+
+
+async def test_the_port_of_an_app_is_told_from_that_of_a_sidecar(environ: dict[str, str]) -> None:
+    """An app that answers everything with 200 would make the call look well."""
+
+    async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head_of(reader)
+        writer.write(OK + b"Content-Length: 2\r\n\r\nhi")
+
+    server = await asyncio.start_server(app, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    result = await invoke(environ, port)
+    server.close()
+
+    assert (result.code, result.out) == (3, "")
+    assert "is no HTTP API of a sidecar: /v1.0/healthz/outbound gives 200 there" in result.err
+
+
+@pytest.mark.parametrize("argv", [["list"], ["stop", "a"], ["invoke", "a", "m"], ["run", "--", "true"]])
+async def test_a_token_that_cannot_be_sent_is_told_and_not_shown(argv: list[str], environ: dict[str, str]) -> None:
+    result = await run({**environ, "DAPR_API_TOKEN": "geheim\nx"}, *argv)
+
+    assert result.code in (1, 2)
+    assert "DAPR_API_TOKEN has a control character" in result.err
+    assert "geheim" not in result.out + result.err
+
+
+async def test_doctor_tells_of_a_token_that_cannot_be_sent(environ: dict[str, str]) -> None:
+    result = await run({**environ, "DAPR_API_TOKEN": "geheim\nx"}, "doctor")
+
+    assert result.code == 1
+    assert "DAPR_API_TOKEN has a control character" in result.out
+    assert "geheim" not in result.out + result.err
+
+
+async def test_doctor_sees_that_no_registry_can_be_made(environ: dict[str, str]) -> None:
+    result = await run({**environ, "XDG_STATE_HOME": "/proc/nope"}, "doctor")
+
+    assert result.code == 1
+    assert "/proc cannot be written" in result.out
+
+
+async def test_stop_refuses_a_time_that_is_no_number(environ: dict[str, str]) -> None:
+    result = await run(environ, "stop", "a", "--timeout", "nan")
+
+    assert result.code == 2
+    assert "nan is no number of seconds" in result.err

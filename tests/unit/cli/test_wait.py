@@ -43,7 +43,7 @@ class FakeProbe:
 
 @pytest.mark.rule("H-13")
 def test_it_asks_every_100_ms_until_the_sidecar_is_ready() -> None:
-    """Each vain try is told, the end is silent and 0."""
+    """The end is silent and 0."""
     time, probe, out = FakeTime(), FakeProbe("refused", "status 500", None), io.StringIO()
 
     code = wait_outbound(3500, out=out, probe=probe, clock=time.clock, sleep=time.sleep)
@@ -51,7 +51,17 @@ def test_it_asks_every_100_ms_until_the_sidecar_is_ready() -> None:
     assert code == 0
     assert probe.asked == [("localhost", 3500)] * 3
     assert time.slept == [0.1, 0.1]
-    assert out.getvalue() == "Dapr outbound NOT ready yet: refused\nDapr outbound NOT ready yet: status 500\n"
+    assert out.getvalue() == "Dapr outbound NOT ready yet: refused (http://localhost:3500)\n"
+
+
+@pytest.mark.rule("H-13")
+def test_it_says_why_once_a_second_and_which_address_it_asks() -> None:
+    time, probe, out = FakeTime(), FakeProbe("refused"), io.StringIO()
+
+    wait_outbound(3500, timeout_s=3.0, out=out, probe=probe, clock=time.clock, sleep=time.sleep)
+
+    lines = out.getvalue().splitlines()[:-1]
+    assert lines == ["Dapr outbound NOT ready yet: refused (http://localhost:3500)"] * 3
 
 
 @pytest.mark.rule("H-13")

@@ -442,3 +442,11 @@ def test_every_feature_is_needed_by_something() -> None:
     needed = {flag.feature for flag in flags} | set(vars(configuration)["_NEEDS"].values()) | {Feature.API_TOKEN}
 
     assert needed - {None} == set(Feature)
+
+
+@pytest.mark.parametrize("token", ["geheim\n", "\rgeheim", "ge\x7fheim", " geheim", "geheim "])
+def test_a_token_that_no_header_could_equal_stops_the_start_and_is_not_shown(token: str) -> None:
+    with pytest.raises(FatalOption, match="DAPR_API_TOKEN") as caught:
+        check(options_of("--app-id", "a"), {"DAPR_API_TOKEN": token})
+
+    assert "geheim" not in str(caught.value)

@@ -111,3 +111,22 @@ async def test_a_connection_accepted_just_before_a_drain_is_drained_as_well() ->
 
     await asyncio.wait_for(draining, 5)
     assert not listener.members
+
+
+@pytest.mark.rule("H-1")
+async def test_a_busy_port_is_told_at_once_and_tried_for_one_time_whatever_the_addresses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listener, other = Listener("HTTP", logging.getLogger("test")), Listener("other", logging.getLogger("test"))
+    other.bind_now("127.0.0.1", 0)
+    other.bind_now("127.0.0.2", other.port)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    bound = await listener.bind(["127.0.0.1", "127.0.0.2"], other.port, within_s=0.4)
+
+    assert not bound
+    assert loop.time() - began < 0.8
+    waits = [record.getMessage() for record in caplog.records if "is taken by another program" in record.getMessage()]
+    assert waits == [f"HTTP server: 127.0.0.1:{other.port} is taken by another program; trying again for 0 s"]
+    other.abort()
