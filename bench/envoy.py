@@ -37,8 +37,17 @@ def command(program: Path, config_path: Path) -> list[str]:
     return [str(program), "--config-path", str(config_path), *options]
 
 
-def caller_config(*, listen_port: int, callee_port: int) -> Json:
-    """Return the configuration of the Envoy beside the caller; it knows one app and its own health."""
+def caller_config(*, listen_port: int, callee_port: int, rpc: bool = False) -> Json:
+    """Return the configuration of the Envoy beside the caller; it knows one app and its own health.
+
+    ``rpc``: all calls are gRPC's, for that app.
+    """
+    if rpc:
+        everything: Json = {"match": {"prefix": "/"}, "route": _route()}
+        return _config(
+            listener=_listener(listen_port, codec="HTTP2", routes=[everything]),
+            cluster=_cluster(callee_port, {"http2_protocol_options": {}}),
+        )
     health: Json = {"match": {"path": HEALTH_PATH}, "direct_response": {"status": 204}}
     call: Json = {"match": {"prefix": CALL_PREFIX}, "route": _route(prefix_rewrite="/")}
     return _config(
@@ -47,12 +56,12 @@ def caller_config(*, listen_port: int, callee_port: int) -> Json:
     )
 
 
-def callee_config(*, listen_port: int, app_port: int) -> Json:
+def callee_config(*, listen_port: int, app_port: int, rpc: bool = False) -> Json:
     """Return the configuration of the Envoy beside the app."""
     everything: Json = {"match": {"prefix": "/"}, "route": _route()}
     return _config(
         listener=_listener(listen_port, codec="HTTP2", routes=[everything]),
-        cluster=_cluster(app_port, {"http_protocol_options": {}}),
+        cluster=_cluster(app_port, {"http2_protocol_options" if rpc else "http_protocol_options": {}}),
     )
 
 

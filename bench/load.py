@@ -15,7 +15,7 @@ import struct
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -146,8 +146,21 @@ def _first_line(data: bytes) -> str:
 class Listener(Protocol):
     """Is told by its connections how calls end; ``on_broken`` means that the whole run is void."""
 
-    def on_answer(self, connection: "Connection", problem: str | None) -> None: ...
+    def on_answer(self, connection: "Caller", problem: str | None) -> None: ...
     def on_broken(self, error: BenchError) -> None: ...
+
+
+class Caller(Protocol):
+    """Makes one call at a time.
+
+    Attributes:
+        intended_ns: When the call in progress should have left.
+    """
+
+    intended_ns: int
+
+    def send(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -254,7 +267,7 @@ class ClosedLoop:
     """
 
     def __init__(self) -> None:
-        self.connections: list[Connection] = []
+        self.connections: Sequence[Caller] = []
         self.outcome = Outcome()
         self.to_send = 0
         self.in_flight = 0
@@ -263,7 +276,11 @@ class ClosedLoop:
 
     async def open(self, work: Work, connections: int) -> None:
         """Open the connections."""
-        self.connections = await connect(work, self, connections)
+        self.use(await connect(work, self, connections))
+
+    def use(self, connections: Sequence[Caller]) -> None:
+        """Call by these, which must tell this loop."""
+        self.connections = connections
 
     async def run(self, calls: int) -> Outcome:
         """Make so many calls and return when the last one is answered."""
@@ -279,7 +296,7 @@ class ClosedLoop:
         self.outcome.seconds = time.monotonic() - started
         return self.outcome
 
-    def on_answer(self, connection: Connection, problem: str | None) -> None:
+    def on_answer(self, connection: Caller, problem: str | None) -> None:
         self.outcome.count(problem)
         self.in_flight -= 1
         if self.to_send:
@@ -296,7 +313,7 @@ class ClosedLoop:
         for connection in self.connections:
             connection.close()
 
-    def _next(self, connection: Connection) -> None:
+    def _next(self, connection: Caller) -> None:
         self.to_send -= 1
         self.in_flight += 1
         connection.send()
@@ -332,8 +349,8 @@ class OpenLoop:
     def __init__(self, schedule: Schedule, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.schedule = schedule
         self.now_ns = now_ns
-        self.connections: list[Connection] = []
-        self.idle: deque[Connection] = deque()
+        self.connections: Sequence[Caller] = []
+        self.idle: deque[Caller] = deque()
         # At most schedule.total entries: the calls that are due and could not leave yet.
         self.waiting: deque[int] = deque()
         self.latencies_ns = array("q")
@@ -349,7 +366,7 @@ class OpenLoop:
         """Open the connections."""
         self.use(await connect(work, self, MAX_OPEN_LOOP_CONNECTIONS))
 
-    def use(self, connections: list[Connection]) -> None:
+    def use(self, connections: Sequence[Caller]) -> None:
         """Take open connections into the pool."""
         self.connections = connections
         self.idle.extend(connections)
@@ -388,7 +405,7 @@ class OpenLoop:
             self.waiting.append(intended_ns)
         self._dispatch()
 
-    def on_answer(self, connection: Connection, problem: str | None) -> None:
+    def on_answer(self, connection: Caller, problem: str | None) -> None:
         if connection.intended_ns >= self.measured_from_ns:
             self.latencies_ns.append(self.now_ns() - connection.intended_ns)
         self.outcome.count(problem)

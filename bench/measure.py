@@ -1,4 +1,4 @@
-"""The six measurements: CPU a call and a message, added latency, memory, start-up time, most calls a second.
+"""The measurements: CPU a call and a message, added latency, memory, start-up time, most calls a second.
 
 Each takes the ``Bench``, lets ours and Envoy take turns, so that a slow minute of the machine hits both, and returns
 table rows and the raw figures behind them.
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import uvloop
@@ -22,6 +22,7 @@ from bench.errors import BenchError
 from bench.load import ClosedLoop, Messages, OpenLoop, Outcome, Schedule, Work, no_garbage_collection
 from bench.processes import ANSWER_BYTES, START_TIMEOUT_S, House, Maker, Pair, Process, get
 from bench.report import Budget, Row, median, percentile
+from bench.rpc_load import Rpcs, open_lanes
 
 T = TypeVar("T")
 
@@ -57,6 +58,7 @@ class Effort:
     starts: int = 10
     max_rounds: int = 3
     max_s: int = 5
+    stream_messages: int = 200_000
 
     @property
     def warm_up_calls(self) -> int:
@@ -74,6 +76,7 @@ QUICK = Effort(
     starts=3,
     max_rounds=1,
     max_s=1,
+    stream_messages=20_000,
 )
 
 
@@ -171,39 +174,97 @@ def websocket(bench: Bench) -> Measured:
     return Measured(rows, raw)
 
 
-async def _cpu_round(bench: Bench, pair: Pair, work: Work, connections: int) -> dict[str, Any]:
+def grpc_proxy(bench: Bench) -> Measured:
+    """CPU of caller and callee for a fixed number of unary RPCs, 32, 4 and one at a time on one connection."""
+    pairs = [bench.house.rpc_pair(maker) for maker in bench.makers]
+    rows: list[Row] = []
+    raw: list[dict[str, Any]] = []
+    for at_a_time in CONNECTIONS:
+        bench.say(f"grpc-proxy: {at_a_time} at a time")
+        bystanders = Bystanders(bench.house)
+        rounds = [
+            uvloop.run(_cpu_round(bench, pair, pair.work, at_a_time))
+            for _, pair in in_turn(pairs, bench.effort.cpu_rounds)
+        ]
+        busy = bystanders.cpus()
+        raw.append({"at_a_time": at_a_time, "rounds": rounds, "bystander_cpus": busy})
+        rows += _pair_rows(f"proxied RPC, {at_a_time} at a time", "us/call", WITHIN_ENVOY, rounds, bystander_note(busy))
+    return Measured(rows, raw)
+
+
+def grpc_stream(bench: Bench) -> Measured:
+    """CPU a message of one long answer, and how far memory rises meanwhile; each round is a fresh pair."""
+    bench.say(f"grpc-stream: {bench.effort.stream_messages} messages")
+    bystanders = Bystanders(bench.house)
+    rounds = []
+    for _, maker in in_turn(bench.makers, bench.effort.max_rounds):
+        pair = bench.house.start_rpc_pair(maker)
+        try:
+            work = pair.work
+            assert isinstance(work, Rpcs)
+            work = replace(work, messages=bench.effort.stream_messages)
+            figures: dict[str, Any] = {}
+
+            def transfer(pair: Pair = pair, work: Rpcs = work, figures: dict[str, Any] = figures) -> None:
+                figures.update(uvloop.run(_cpu_round(bench, pair, work, 1, calls=1, messages=work.messages)))
+
+            figures["growth_mib"] = max(_growth_mib(pair, transfer).values())
+        finally:
+            pair.stop()
+        rounds.append(figures)
+    busy = bystanders.cpus()
+    rows = _pair_rows("proxied stream", "us/message", WITHIN_ENVOY, rounds, bystander_note(busy))
+    growth = {name: median([one["growth_mib"] for one in rounds if one["pair"] == name]) for name in ("ours", "envoy")}
+    rows.append(
+        Row(work="  memory", unit="MiB", budget=GROWTH_MIB, ours=growth["ours"], envoy=growth["envoy"], note="")
+    )
+    return Measured(rows, {"rounds": rounds, "bystander_cpus": busy})
+
+
+async def _cpu_round(
+    bench: Bench, pair: Pair, work: Work, connections: int, *, calls: int | None = None, messages: int = 1
+) -> dict[str, Any]:
+    """Measure one round; what it costs is told by the message where a call has several of them."""
     load = ClosedLoop()
+    calls = calls or bench.effort.calls
     try:
-        await load.open(work, connections)
-        await load.run(bench.effort.warm_up_calls)
+        if isinstance(work, Rpcs):
+            load.use(await open_lanes(work, load, connections))
+        else:
+            await load.open(work, connections)
+        await load.run(1 if messages > 1 else bench.effort.warm_up_calls)
         with no_garbage_collection():
             caller_before, callee_before = pair.cpu_ns()
-            outcome = await load.run(bench.effort.calls)
+            outcome = await load.run(calls)
             caller_after, callee_after = pair.cpu_ns()
     finally:
         load.close()
     bench.count_errors(f"cpu, {pair.name}, {connections} connections", outcome)
-    caller_us = (caller_after - caller_before) / bench.effort.calls / 1000
-    callee_us = (callee_after - callee_before) / bench.effort.calls / 1000
+    caller_us = (caller_after - caller_before) / calls / messages / 1000
+    callee_us = (callee_after - callee_before) / calls / messages / 1000
     return {
         "pair": pair.name,
         "connections": connections,
         "caller_us": caller_us,
         "callee_us": callee_us,
         "pair_us": caller_us + callee_us,
-        "calls_per_s": bench.effort.calls / outcome.seconds,
+        "calls_per_s": calls * messages / outcome.seconds,
     }
 
 
 def _cpu_rows(
     what: str, unit: str, limit: Budget, rounds: Sequence[dict[str, Any]], connections: int, note: str
 ) -> list[Row]:
+    return _pair_rows(f"{what}, {connections} connection{'s' * (connections > 1)}", unit, limit, rounds, note)
+
+
+def _pair_rows(what: str, unit: str, limit: Budget, rounds: Sequence[dict[str, Any]], note: str) -> list[Row]:
     def row(work: str, key: str, budget: Budget | None) -> Row:
         figures = {name: median([one[key] for one in rounds if one["pair"] == name]) for name in ("ours", "envoy")}
         return Row(work=work, unit=unit, budget=budget, ours=figures["ours"], envoy=figures["envoy"], note=note)
 
     return [
-        row(f"{what}, {connections} connection{'s' * (connections > 1)}", "pair_us", limit),
+        row(what, "pair_us", limit),
         row("  caller", "caller_us", None),
         row("  callee", "callee_us", None),
     ]
@@ -516,6 +577,8 @@ def parse_wrk(output: str, on_problem: Callable[[str], None]) -> float:
 MEASUREMENTS: dict[str, Callable[[Bench], Measured]] = {
     "cpu": cpu,
     "websocket": websocket,
+    "grpc-proxy": grpc_proxy,
+    "grpc-stream": grpc_stream,
     "latency": latency,
     "memory": memory,
     "start": start,

@@ -1,6 +1,7 @@
 """Starts the app and the pairs of sidecars, waits until a call goes all the way through, and ends them again."""
 
 import argparse
+import asyncio
 import http.client
 import json
 import os
@@ -12,19 +13,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from bench import app, envoy, procfs
+from bench import app, envoy, procfs, rpc_app
 from bench.errors import BenchError
-from bench.load import Work
+from bench.load import ClosedLoop, Outcome, Work
+from bench.rpc_load import Rpcs, open_lanes
 
 ROLES = ("callee", "caller")
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
 ANSWER_BYTES = 1024
 CALL_PATH = f"{envoy.CALL_PREFIX}bytes/{ANSWER_BYTES}"
+RPC_PATH = "/bench.Echo/Call"
 
 # Every name that a command template may use in braces, besides {app}, the port of the app.
 PORT_NAMES = tuple(f"{role}_{use}" for role in ROLES for use in ("http", "grpc", "internal", "metrics"))
@@ -104,11 +107,13 @@ class Ours:
     Attributes:
         launcher: Command that the flags of the role are added to.
         templates: Whole command lines by role, with port names in braces; a role that is missing uses the launcher.
+        rpc: The app speaks gRPC.
     """
 
     launcher: str
     templates: Mapping[str, str]
     name: str = "ours"
+    rpc: bool = False
 
     def command(self, role: str, ports: Mapping[str, int], run_dir: Path, *, long_bodies: bool) -> list[str]:
         template = self.templates.get(role)
@@ -121,6 +126,8 @@ class Ours:
         flags = ["--app-id", role]
         if role == "callee":
             flags += ["--app-port", str(ports["app"])]
+            if self.rpc:
+                flags += ["--app-protocol", "grpc"]
         for flag, use in PORT_FLAGS.items():
             flags += [flag, str(ports[f"{role}_{use}"])]
         return shlex.split(self.launcher) + flags + (LONG_BODY_FLAGS if long_bodies else [])
@@ -158,16 +165,21 @@ def default_launcher() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Envoy:
-    """A pair of Envoys; they take a configuration file each, and no notice of long bodies."""
+    """A pair of Envoys; they take a configuration file each, and no notice of long bodies.
+
+    ``rpc``: client and app speak HTTP/2.
+    """
 
     program: Path
     name: str = "envoy"
+    rpc: bool = False
 
     def command(self, role: str, ports: Mapping[str, int], run_dir: Path, *, long_bodies: bool) -> list[str]:
         if role == "caller":
-            config = envoy.caller_config(listen_port=ports["caller_http"], callee_port=ports["callee_internal"])
+            listen_port = ports["caller_grpc" if self.rpc else "caller_http"]
+            config = envoy.caller_config(listen_port=listen_port, callee_port=ports["callee_internal"], rpc=self.rpc)
         else:
-            config = envoy.callee_config(listen_port=ports["callee_internal"], app_port=ports["app"])
+            config = envoy.callee_config(listen_port=ports["callee_internal"], app_port=ports["app"], rpc=self.rpc)
         config_path = run_dir / f"{role}.json"
         config_path.write_text(json.dumps(config, indent=1))
         return envoy.command(self.program, config_path)
@@ -208,7 +220,8 @@ class House:
         self.started: list[Process] = []
         self.pairs: dict[str, Pair] = {}
         self.folders = 0
-        (self.app_port,) = free_ports(1)
+        self.app_port, self.rpc_app_port = free_ports(2)
+        self.rpc_app: Process | None = None
 
     def start_app(self) -> Process:
         """Start the app and wait until it accepts."""
@@ -237,6 +250,35 @@ class House:
         for process in processes.values():
             if procfs.children(process.pid):
                 raise BenchError(f"{process.name} is a launcher with a child process: give the program itself")
+        return Pair(maker.name, processes["caller"], processes["callee"], work)
+
+    def rpc_pair(self, maker: Maker) -> Pair:
+        """Return the pair that the gRPC rows share; started at first use."""
+        name = f"{maker.name}, gRPC"
+        if name not in self.pairs:
+            self.pairs[name] = self.start_rpc_pair(maker)
+        return self.pairs[name]
+
+    def start_rpc_pair(self, maker: Maker) -> Pair:
+        """Start the app that speaks gRPC, a pair for it, and wait until a call gets its answer."""
+        if not isinstance(maker, (Ours, Envoy)):
+            raise BenchError(f"{maker.name} is measured without gRPC")
+        maker = replace(maker, rpc=True)
+        if self.rpc_app is None:
+            command = [sys.executable, str(Path(rpc_app.__file__)), str(self.rpc_app_port)]
+            self.rpc_app = self.start("the gRPC app", command, self.run_dir, {})
+            wait_for_port(self.rpc_app, self.rpc_app_port, self.start_timeout_s)
+        folder = self.new_folder()
+        ports = {**self.new_ports(), "app": self.rpc_app_port}
+        processes: dict[str, Process] = {}
+        for role, port in (("callee", "callee_internal"), ("caller", "caller_grpc")):
+            command = maker.command(role, ports, folder, long_bodies=False)
+            processes[role] = self.start(
+                f"the {role} of {maker.name}, gRPC", command, folder, maker.environment(folder)
+            )
+            wait_for_port(processes[role], ports[port], self.start_timeout_s)
+        work = Rpcs(port=ports["caller_grpc"], path=RPC_PATH, answer_bytes=ANSWER_BYTES, target="callee")
+        wait_for_rpc(processes["caller"], work, self.start_timeout_s)
         return Pair(maker.name, processes["caller"], processes["callee"], work)
 
     def start(self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:
@@ -300,6 +342,31 @@ def wait_for_call(process: Process, work: Work, timeout_s: float) -> None:
         process.check_alive()
         seen = try_call(work)
         if seen == "":
+            return
+        if time.monotonic() > deadline:
+            raise BenchError(f"no call gets through {process.name}: {seen}")
+        time.sleep(0.05)
+
+
+def wait_for_rpc(process: Process, work: Rpcs, timeout_s: float) -> None:
+    """Wait until one call by gRPC gets the right answer."""
+
+    async def call() -> Outcome:
+        load = ClosedLoop()
+        load.use(await open_lanes(work, load, 1))
+        try:
+            return await load.run(1)
+        finally:
+            load.close()
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        process.check_alive()
+        try:
+            seen = str(dict(asyncio.run(call()).errors))
+        except (BenchError, TimeoutError) as error:
+            seen = str(error)
+        if seen == "{}":
             return
         if time.monotonic() > deadline:
             raise BenchError(f"no call gets through {process.name}: {seen}")

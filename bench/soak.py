@@ -22,7 +22,7 @@ import uvloop
 from bench import load, peers
 from bench.errors import BenchError
 from bench.growth import MIB, Finding, Sample, Watched, findings, render
-from bench.load import Connection, OpenLoop, Schedule, Work, no_garbage_collection
+from bench.load import Caller, Connection, OpenLoop, Schedule, Work, no_garbage_collection
 from bench.measure import QUIET_CPUS, Bystanders, bystander_note
 from bench.processes import START_TIMEOUT_S, House, Ours, Pair, wait_for_call
 from bench.report import percentile
@@ -139,7 +139,7 @@ class Crowd:
             await asyncio.wait_for(self._answered, load.STALL_TIMEOUT_S)
             count -= len(some)
 
-    def on_answer(self, connection: Connection, problem: str | None) -> None:
+    def on_answer(self, connection: Caller, problem: str | None) -> None:
         if problem is not None:
             self.on_broken(BenchError(problem))
         self._awaited -= 1

@@ -33,7 +33,9 @@ NEVER_INDEXED: Final = frozenset(
 )
 TABLE_SIZE: Final = 4096
 REPEATED_BYTES: Final = 1024
-"""The longest block that is known again when it repeats."""
+"""The longest block that is known again when it repeats,"""
+REPEATED_BLOCKS: Final = 8
+"""and how many are: an RPC's answer has two, and methods differ."""
 
 MAX_NUMBER_BYTES: Final = 10
 """Bytes of a number behind its first: more than any length can need."""
@@ -85,7 +87,7 @@ class HeaderDecoder:
         self._decoder = Decoder(hard_limit)
         self._decode = self._decoder.decode
         self._table_size = self._decoder.header_table_size
-        self._well_formed = b""
+        self._well_formed: set[bytes] = set()
 
     def decode(self, block: bytes, *, strictly: bool = True) -> Fields:
         """Return name, value and a flag for each field.
@@ -100,7 +102,7 @@ class HeaderDecoder:
             BlockTooLarge: It unpacks to more than the hard limit.
         """
         # Clients repeat themselves; what a block says may change with the tables, but not how it is put together.
-        is_new = strictly and block != self._well_formed
+        is_new = strictly and block not in self._well_formed
         if is_new:
             check_extent(block)
         try:
@@ -122,7 +124,9 @@ class HeaderDecoder:
         if is_new:
             check_padding(block, fields)  # type: ignore[arg-type]
             if len(block) <= REPEATED_BYTES:
-                self._well_formed = block
+                if len(self._well_formed) >= REPEATED_BLOCKS:
+                    self._well_formed.clear()
+                self._well_formed.add(block)
         return fields  # type: ignore[return-value]  # raw=True gives bytes
 
 

@@ -6,7 +6,7 @@ The list may travel on over HTTP/1.1, so nothing passes here that means somethin
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from tieline.model import Headers, Request
 from tieline.wire.headers import are_safe, check_h2_fields
@@ -23,7 +23,7 @@ _is_authority: Final = re.compile(rb"[!$%&'()*+,\-.:;=\[\]_~0-9A-Za-z]*").fullma
 _is_digits: Final = re.compile(rb"[0-9]{1,18}").fullmatch
 
 
-_USUAL_PSEUDO: Final = (b":method", b":path", b":scheme", b":authority")
+_PSEUDO: Final = (b":method", b":path", b":scheme", b":authority")
 _USUAL_VERBS: Final = frozenset([b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"HEAD", b"OPTIONS", b"TRACE"])
 _USUAL_SCHEMES: Final = frozenset([b"http", b"https"])
 
@@ -36,10 +36,23 @@ _good_paths: Final[set[bytes]] = set()
 _good_authorities: Final[set[bytes]] = set()
 MAX_SHAPE_FIELDS: Final = 64
 MAX_SHAPE_NAME: Final = 64
-_DECIDING: Final = frozenset([b"host", b"te"])
-_REQUEST_SHAPES: Final[dict[tuple[bytes, ...], int]] = {}
-"""Names of a good request to the place of its ``content-length``, 0 if it has none; so for responses."""
-_RESPONSE_SHAPES: Final[dict[tuple[bytes, ...], int]] = {}
+_TRAILERS: Final = b"trailers"
+
+
+class _Shape(NamedTuple):
+    """Where in a good message stands what decides something; 0 for what it does not have."""
+
+    method: int
+    path: int
+    scheme: int
+    authority: int
+    length: int
+    te: int
+
+
+_REQUEST_SHAPES: Final[dict[tuple[bytes, ...], _Shape]] = {}
+"""Names of a good request, in their order, to what was found out about them; so for responses."""
+_RESPONSE_SHAPES: Final[dict[tuple[bytes, ...], _Shape]] = {}
 
 
 class Malformed(Exception):
@@ -55,9 +68,11 @@ def read_request(fields: Fields) -> Request:
     Raises:
         Malformed: With the reason, for logs.
     """
-    at = _REQUEST_SHAPES.get(tuple([field[0] for field in fields]))
-    if at is not None:
-        verb, path, scheme, authority = fields[0][1], fields[1][1], fields[2][1], fields[3][1]
+    shape = _REQUEST_SHAPES.get(tuple([field[0] for field in fields]))
+    if shape is not None:
+        method_at, path_at, scheme_at, authority_at, length_at, te_at = shape
+        verb, path, scheme = fields[method_at][1], fields[path_at][1], fields[scheme_at][1]
+        authority = fields[authority_at][1]
         headers = [(name, value) for name, value, _ in fields[4:]]
         if (
             verb in _USUAL_VERBS
@@ -65,14 +80,15 @@ def read_request(fields: Fields) -> Request:
             and (path in _good_paths or _is_good_path(path))
             and (authority in _good_authorities or _is_good_authority(authority))
             and are_safe([value for _, value in headers])
+            and (not te_at or fields[te_at][1] == _TRAILERS)
         ):
-            length = _length(fields[at][1], None) if at else None
+            length = _length(fields[length_at][1], None) if length_at else None
             query = None
             if _QUESTION in path:
                 path, _, query = path.partition(b"?")
             return Request(verb, path, query, headers, b"", length, authority)
     head = _read_unusual_request(fields)
-    _remember(_REQUEST_SHAPES, fields, _USUAL_PSEUDO)
+    _remember(_REQUEST_SHAPES, fields, _PSEUDO)
     return head
 
 
@@ -166,9 +182,9 @@ def read_response(fields: Fields) -> tuple[int, Headers, int | None]:
     if len(text) != 3 or not text.isdigit() or text < b"100":
         raise Malformed("bad :status")
     headers = [(name, value) for name, value, _ in fields[1:]]
-    at = _RESPONSE_SHAPES.get(tuple([field[0] for field in fields]))
-    if at is not None and are_safe([value for _, value in headers]):
-        return int(text), headers, _length(fields[at][1], None) if at else None
+    shape = _RESPONSE_SHAPES.get(tuple([field[0] for field in fields]))
+    if shape is not None and are_safe([value for _, value in headers]):
+        return int(text), headers, _length(fields[shape.length][1], None) if shape.length else None
     _check(headers)
     length = None
     for name, value in headers:
@@ -178,20 +194,24 @@ def read_response(fields: Fields) -> tuple[int, Headers, int | None]:
     return int(text), headers, length
 
 
-def _remember(shapes: dict[tuple[bytes, ...], int], fields: Fields, pseudo: tuple[bytes, ...]) -> None:
-    """Remember the names of a good message, if no name but that of its length decides anything.
+def _remember(shapes: dict[tuple[bytes, ...], _Shape], fields: Fields, pseudo: tuple[bytes, ...]) -> None:
+    """Remember the names of a good message, if no name decides anything but those of which the place is known.
 
     Then the next message with the same names in the same order needs a look at its values only.
     """
     names = tuple([field[0] for field in fields])
-    ordinary = names[len(pseudo) :]
-    if names[: len(pseudo)] != pseudo or len(names) > MAX_SHAPE_FIELDS or ordinary.count(b"content-length") > 1:
+    count = len(pseudo)
+    ordinary = names[count:]
+    if len(names) > MAX_SHAPE_FIELDS or set(names[:count]) != set(pseudo):
         return
-    if any(name in _DECIDING or len(name) > MAX_SHAPE_NAME or name[0] == _COLON for name in ordinary):
+    if ordinary.count(b"content-length") > 1 or ordinary.count(b"te") > 1 or (b"te" in ordinary and count == 1):
+        return
+    if any(name == b"host" or len(name) > MAX_SHAPE_NAME or name[0] == _COLON for name in ordinary):
         return
     if len(shapes) >= MAX_SHAPES:
         shapes.clear()
-    shapes[names] = names.index(b"content-length") if b"content-length" in ordinary else 0
+    places = [names.index(name) if name in names else 0 for name in (*_PSEUDO, b"content-length", b"te")]
+    shapes[names] = _Shape(*places)
 
 
 def _check(headers: Headers) -> None:
