@@ -22,8 +22,8 @@ from tieline.net.http2_server import Http2Server, Takes
 from tieline.net.loop import serve
 from tieline.outbound.peer import PEER_LIMITS
 from tieline.outbound.proxy import PeerRoute, Proxy
-from tieline.wire.http2 import Limits
-from tieline.wire.trace_context import IdSource
+from tieline.wire.grpc.proxied import Head, NewTraces
+from tieline.wire.http2 import Limits, Stream
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -239,12 +239,13 @@ class Ends:
         def proxy(app_id: str) -> Takes:
             made = Proxy(
                 app_id=app_id, namespace="default", peers=peers, app=app, over=self.records.append, deadlines=deadlines,
-                new_ids=IdSource(), traced=changes.get("traced", True), drop_token=changes.get("drop_token", False),
+                new_traces=NewTraces(), traced=changes.get("traced", True), drop_token=changes.get("drop_token", False),
                 app_token=token,
             )  # fmt: skip
 
-            def takes(*call: Any) -> bool:
-                made.begin(*call)
+            def takes(connection: Http2Server, stream: Stream, request: Request, end: bool) -> bool:
+                path = request.path if request.query is None else request.path + b"?" + request.query
+                made.begin(connection, stream, path, Head(path, request.headers), end)
                 return True
 
             return takes

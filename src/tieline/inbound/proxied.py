@@ -11,7 +11,7 @@ from tieline.model import CallRecord, Cause, Hop, Request, Target
 from tieline.net.deadlines import Deadlines
 from tieline.net.http2_server import Http2Server
 from tieline.net.relay import Relay, Route, refuse
-from tieline.wire.grpc.proxied import BadTimeout, Head
+from tieline.wire.grpc.proxied import BadHead, Head
 from tieline.wire.grpc.status import CONTENT_TYPE
 from tieline.wire.grpc.trace import TRACE_BIN
 from tieline.wire.http2 import Stream
@@ -100,8 +100,8 @@ class ProxiedCalls:
         """
         try:
             head = Head(path, request.headers)
-        except BadTimeout as error:
-            raise BadRequest(f"malformed grpc-timeout: {error}", grpc_code=GrpcCode.INTERNAL) from error
+        except BadHead as error:
+            raise BadRequest(str(error), grpc_code=GrpcCode.INTERNAL) from error
         noted = head.noted
         caller = noted.get(b"dapr-caller-app-id", (b"",))[-1]
         namespace = noted.get(b"dapr-caller-namespace", (b"",))[-1]

@@ -307,7 +307,7 @@ class Http2Client(Http2Protocol):
             return
         if exchange.up is not None and self._becomes_tunnel(exchange, status, headers, end):
             return
-        exchange.reply = Reply(status, headers)
+        exchange.reply = Reply(status, list(headers))  # they may be shared
         if end:
             self.begin(exchange, b"")
             self.end(exchange)

@@ -132,11 +132,11 @@ class Http2Server(Http2Protocol):
         native = self.h2.peer_native
         if native:
             request.native = native
-        else:
-            # Between Tielines the fields are an HTTP/1.1 request's, line for line; from others they are HTTP/2's.
-            request.headers = join_cookies(request.headers)
         if self._takes is not None and self._takes(self, stream, request, end):
             return
+        if not native:
+            # Between Tielines the fields are an HTTP/1.1 request's, line for line; from others they are HTTP/2's.
+            request.headers = join_cookies(request.headers)
         exchange = stream.handler = ServerExchange(self, stream, request)
         if end:
             self.begin(exchange, b"")

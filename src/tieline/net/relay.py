@@ -31,6 +31,7 @@ from tieline.net.http2 import Http2Protocol
 from tieline.net.http2_client import Http2Client
 from tieline.net.tasks import spawn
 from tieline.wire.grpc.failure import explain_by, failure_fields
+from tieline.wire.grpc.messages import PREFIX
 from tieline.wire.grpc.status import CONTENT_TYPE, read_status, render_status, status_of_http, status_of_reset
 from tieline.wire.grpc.timeout import render_timeout
 from tieline.wire.grpc.walker import MessageWalker
@@ -50,6 +51,7 @@ AUTHORITY: Final = 3
 """Place of ``:authority`` among the fields of a request."""
 _OWN_PREFIX: Final = b"tieline-"
 _STATUS: Final = b"grpc-status"
+_OK: Final = (b":status", b"200")
 
 
 class Route(Protocol):
@@ -99,6 +101,7 @@ class Lane:
 
     __slots__ = (
         "_held",
+        "_limit",
         "_stalled",
         "_trailers",
         "_walker",
@@ -125,7 +128,9 @@ class Lane:
         """Bytes of the piece that the sink has not let through yet."""
         self._trailers: Headers | None = None
         """They wait too."""
-        self._walker = None if limit is None else MessageWalker(limit)
+        self._limit = limit
+        self._walker: MessageWalker | None = None
+        """From the first piece on that is not one whole message."""
 
     # ── what comes ─────────────────────────────────────────────────────────────────────────────────
     def on_data(self, data: bytes, end: bool) -> None:
@@ -134,8 +139,14 @@ class Lane:
         self.total += size
         relay = self.relay
         assert relay is not None
-        if self._walker is not None and (length := self._walker.walk(data)):
-            relay.too_large(length, self._walker)
+        limit = self._limit
+        if (
+            limit is not None
+            and size
+            and (self._walker is not None or size != PREFIX + int.from_bytes(data[1:PREFIX], "big") or size > limit)
+            and (length := self._walk(data, limit))
+        ):
+            relay.too_large(length, limit)
             return
         if end:
             self.ended = True
@@ -152,6 +163,12 @@ class Lane:
             self._stalled = size
         connection.kick()
 
+    def _walk(self, data: bytes, limit: int) -> int:
+        walker = self._walker
+        if walker is None:
+            walker = self._walker = MessageWalker(limit)
+        return walker.walk(data)
+
     def sent(self, data: bytes) -> None:
         """A piece is handed to the sink."""
 
@@ -164,7 +181,10 @@ class Lane:
             if self._held is None:
                 self._held = deque()
         else:
-            sink.connection.h2.send_trailers(sink.stream, headers)
+            if headers and sink.stream.pending is None:
+                sink.connection.h2.send_likely(sink.stream, headers, end=True)
+            else:
+                sink.connection.h2.send_trailers(sink.stream, headers)
             sink.connection.kick()
 
     def _hold(self, data: bytes) -> None:
@@ -332,7 +352,7 @@ class DownLane(Lane):
             passed.append(echo)
         near = relay.up
         near.forget()
-        near.connection.h2.send_response(near.stream, 200, passed, end=end)
+        near.connection.h2.send_likely(near.stream, [_OK, *passed], end=end)
         relay.head_sent = True
         near.connection.kick()
         if end:
@@ -545,9 +565,9 @@ class Relay:
         if self.up.relay is not None:
             self._over(ErrorCode.CANCEL)  # the client does not even take what is there
 
-    def too_large(self, length: int, walker: MessageWalker) -> None:
+    def too_large(self, length: int, limit: int) -> None:
         """A message is over the limit."""
-        text = f"grpc: received message larger than max ({length} vs. {walker.limit})"
+        text = f"grpc: received message larger than max ({length} vs. {limit})"
         hint = "raise --max-body-size of this sidecar, or send less in one message"
         self.fail(TooLarge(text, hint=hint, grpc_code=GrpcCode.RESOURCE_EXHAUSTED))
 

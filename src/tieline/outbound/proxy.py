@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Final
 
 from tieline.errors import BadRequest, GrpcCode, PeerLost, PeerUnreachable, TielineError
-from tieline.model import Attempt, CallRecord, Cause, Endpoint, Headers, Request, Target
+from tieline.model import Attempt, CallRecord, Cause, Endpoint, Target
 from tieline.names.cache import NameCache
 from tieline.net.deadlines import Deadlines
 from tieline.net.http2_client import Http2Client
@@ -19,13 +19,12 @@ from tieline.outbound.peer import MAX_ADDRESSES
 from tieline.resiliency.again import MAX_RETRIES, pause_before_retry
 from tieline.wire.baggage import BadBaggage
 from tieline.wire.baggage import check as read_baggage
-from tieline.wire.grpc.proxied import BadTimeout, Head
-from tieline.wire.grpc.trace import TRACE_BIN, parse_trace_bin, render_trace_bin
+from tieline.wire.grpc.proxied import Head, NewTraces
+from tieline.wire.grpc.trace import TRACE_BIN, render_trace_bin, trace_of
 from tieline.wire.headers import identity
 from tieline.wire.http2 import Stream
 from tieline.wire.http2.hpack import Fields, flagged
 from tieline.wire.method_path import check, split_target
-from tieline.wire.trace_context import IdSource, continue_or_start
 
 MAX_TARGETS: Final = 1024
 """How many targets are remembered with what they mean; then the memory starts afresh."""
@@ -183,7 +182,7 @@ class Proxy:
         app: Route,
         over: Over,
         deadlines: Deadlines,
-        new_ids: IdSource,
+        new_traces: NewTraces,
         traced: bool,
         drop_token: bool,
         app_token: str,
@@ -194,39 +193,34 @@ class Proxy:
         self._app = app
         self._over = over
         self._deadlines = deadlines
-        self._new_ids = new_ids
+        self._new_traces = new_traces
         self._traced = traced
         self._drop_token = drop_token
         self._app_token = app_token.encode()
         self._targets: dict[bytes, tuple[Target, Fields]] = {}
 
     def begin(
-        self, connection: Http2Server, stream: Stream, request: Request, end: bool, user_agent: bytes = b""
+        self, connection: Http2Server, stream: Stream, path: bytes, head: Head, end: bool, user_agent: bytes = b""
     ) -> None:
         """Take over a call to a method that is none of ours; see ``net.http2_server.Takes``.
 
-        The request was let in: its content type is gRPC's, its path has two parts, its token and baggage are right.
+        The request was let in: its content type is gRPC's, its path has two parts, its token is right.
         """
         record = CallRecord()
         record.started = perf_counter()
         record.caller = self._app_id
         record.verb = b"POST"
-        path = request.path if request.query is None else request.path + b"?" + request.query
         record.method = record.api_rpc = path
         record.user_agent = user_agent
         try:
-            relay, timeout = self._relay(path, request.headers, record)
+            relay = self._relay(path, head, record)
         except TielineError as error:
             refuse(connection, stream, error, record)
             self._over(record)
             return
-        relay.begin(connection, stream, end=end, deadlines=self._deadlines, timeout=timeout)
+        relay.begin(connection, stream, end=end, deadlines=self._deadlines, timeout=head.timeout)
 
-    def _relay(self, path: bytes, headers: Headers, record: CallRecord) -> tuple[Relay, tuple[int, float] | None]:
-        try:
-            head = Head(path, headers)
-        except BadTimeout as error:
-            raise BadRequest(f"malformed grpc-timeout: {error}", grpc_code=GrpcCode.INTERNAL) from error
+    def _relay(self, path: bytes, head: Head, record: CallRecord) -> Relay:
         named = head.first(b"dapr-app-id")
         if named is None:
             missing = NO_TARGET if self._traced and not path.startswith(_RUNTIME) else NO_TARGET_UNTRACED
@@ -251,10 +245,9 @@ class Proxy:
             head.put_back(b"dapr-stream")
             record.streaming = streaming[0].lower() in _TRUTHY
         if self._traced:
-            context = self._trace(noted)
-            record.trace_id = context[3:35]
-            fields.append((b"traceparent", context, True))
-            fields.append((TRACE_BIN, render_trace_bin(context), True))
+            traceparent, binary = self._trace(noted)
+            record.trace_id = traceparent[3:35]
+            fields += ((b"traceparent", traceparent, True), (TRACE_BIN, binary, True))
         else:
             head.put_back(b"traceparent")
             head.put_back(TRACE_BIN)
@@ -264,14 +257,14 @@ class Proxy:
                 head.put_back(b"dapr-api-token")
             relay = Relay(self._peers, fields, record)
             relay.echo = baggage
-            return relay, head.timeout
+            return relay
         check(path)
         record.local = True
         if self._app_token:
             fields.append((b"dapr-api-token", self._app_token, True))
         relay = Relay(self._app, fields, record)
         relay.echo = baggage
-        return relay, head.timeout
+        return relay
 
     @staticmethod
     def _check_baggage(head: Head) -> tuple[bytes, bytes] | None:
@@ -285,14 +278,14 @@ class Proxy:
             raise BadRequest(error.text, grpc_code=GrpcCode.INVALID_ARGUMENT) from error
         return None if joined is None else (b"baggage", joined)
 
-    def _trace(self, noted: dict[bytes, list[bytes]]) -> bytes:
+    def _trace(self, noted: dict[bytes, list[bytes]]) -> tuple[bytes, bytes]:
         """Return the context that a call travels on with: the client's, or a new one (G-116, G-117)."""
-        binary = noted.get(TRACE_BIN)
-        if binary is not None:
-            found = parse_trace_bin(binary[0])
-            if found is not None:
-                return found
-        return continue_or_start(noted.get(b"traceparent"), None, self._new_ids).traceparent
+        if TRACE_BIN in noted or b"traceparent" in noted:
+            said = [(name, value) for name in (b"traceparent", TRACE_BIN) for value in noted.get(name, ())]
+            traceparent, _ = trace_of(said, binary_first=True)
+            if traceparent:
+                return traceparent, render_trace_bin(traceparent)
+        return self._new_traces()
 
     def _read_target(self, named: bytes) -> tuple[Target, Fields]:
         if not named:

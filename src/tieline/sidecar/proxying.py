@@ -14,7 +14,7 @@ from tieline.net.deadlines import Deadlines
 from tieline.net.http2_client import Upkeep
 from tieline.net.http2_pool import Http2Pool
 from tieline.outbound.proxy import PeerRoute, Proxy
-from tieline.wire.trace_context import IdSource
+from tieline.wire.grpc.proxied import NewTraces
 
 
 class Proxying:
@@ -53,7 +53,7 @@ class Proxying:
             app=self._app,
             over=self._over,
             deadlines=self._deadlines,
-            new_ids=IdSource(),
+            new_traces=NewTraces(),
             traced=traced,
             drop_token=settings.api_token is not None,
             app_token=settings.app_api_token or "",

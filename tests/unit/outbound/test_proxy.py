@@ -442,7 +442,8 @@ async def test_deadlines_and_cancelling_reach_the_app(house: House) -> None:
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert 0 < house.app.left[0] <= 0.4
     await until(lambda: len(house.ends.records) == 4)
-    assert {record.cause for record in house.ends.records} <= {Cause.CANCELLED, Cause.TIMEOUT}
+    # The app may notice first that the time is up, and say so itself.
+    assert {record.cause for record in house.ends.records} <= {Cause.CANCELLED, Cause.TIMEOUT, None}
 
 
 @pytest.mark.rule("G-77")

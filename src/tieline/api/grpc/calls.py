@@ -100,30 +100,6 @@ def survey(headers: Headers) -> tuple[Headers, bytes, Noted | None]:
     return kept, content_type, noted
 
 
-def peek(headers: Headers) -> tuple[bytes, Noted | None]:
-    """Look at what decides whether an RPC may be proxied: the content type, and the values that ``survey`` notes.
-
-    Raises:
-        BadMetadata: A binary value is none.
-    """
-    noted: Noted | None = None
-    content_type = b""
-    actions = _ACTIONS
-    for name, value in headers:
-        action = actions[name]
-        if action <= _DROP:
-            continue
-        if action is _TYPE:
-            content_type = value
-        elif action is _CHECK:
-            _check_binary(name, value)
-        elif noted is None:
-            noted = {name: [value]}
-        else:
-            noted.setdefault(name, []).append(value)
-    return content_type, noted
-
-
 def _check_binary(name: bytes, value: bytes) -> None:
     """Refuse a value that is no base64, padded or not; a list is none either (G-125)."""
     text = value.rstrip(b"=")

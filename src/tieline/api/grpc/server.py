@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeAlias
 
 from tieline.api.grpc import tracing
 from tieline.api.grpc.answers import NOT_BUILT, RpcAnswer, failed, failed_by, no_rpc, refused
-from tieline.api.grpc.calls import APP_ID, TOKEN, BadMetadata, RpcCall, deadline_of, peek, read_message, survey
+from tieline.api.grpc.calls import APP_ID, TOKEN, BadMetadata, RpcCall, deadline_of, read_message, survey
 from tieline.api.grpc.conversation import Conversation
 from tieline.api.http.tracing import Tracer
 from tieline.config.api_lists import GrpcLists
@@ -26,6 +26,7 @@ from tieline.telemetry.api_log import GrpcApiLog
 from tieline.wire.baggage import BadBaggage
 from tieline.wire.errors_text import quote
 from tieline.wire.grpc.messages import BadMessages
+from tieline.wire.grpc.proxied import BadHead, Head
 from tieline.wire.grpc.status import CONTENT_TYPE
 from tieline.wire.headers import Noted
 from tieline.wire.http2 import Stream
@@ -55,9 +56,17 @@ class Proxy(Protocol):
     """Sends the RPCs of other services on to the apps that they name."""
 
     def begin(
-        self, connection: Http2Server, stream: Stream, request: Request, end: bool, user_agent: bytes = b""
+        self, connection: Http2Server, stream: Stream, path: bytes, head: Head, end: bool, user_agent: bytes = b""
     ) -> None:
-        """Take over an RPC that may be called; see ``net.http2_server.Takes``."""
+        """Take over an RPC that may be called.
+
+        Args:
+            connection, stream: The client's.
+            path: As sent, with whatever follows a question mark.
+            head: The request taken apart.
+            end: It has no message.
+            user_agent: For the log; empty if none is kept.
+        """
 
 
 class GrpcApi:
@@ -133,21 +142,24 @@ class GrpcApi:
         """
         path = request.path
         proxy = self._proxy
-        if proxy is None or path in self._own:
+        if proxy is None or path in self._own or request.verb != b"POST" or path.find(b"/", 1) < 0:
             return False
+        whole = path if request.query is None else path + b"?" + request.query
         try:
-            content_type, noted = peek(request.headers)
-            if noted is None or APP_ID not in noted or deadline_of(noted) == 0.0:
-                return False
-        except BadMetadata:
+            head = Head(whole, request.headers)
+        except BadHead:
             return False
+        noted = head.noted
+        if APP_ID not in noted or (head.timeout is not None and head.timeout[1] <= 0):
+            return False
+        content_type = head.content_type
         typed = self._types[content_type] if content_type in self._types else self._type(content_type)
-        if typed is None or request.verb != b"POST" or path.find(b"/", 1) < 0 or self._refuse(path, noted) is not None:
+        if typed is None or self._refuse(path, noted) is not None:
             return False
         agent = b""
         if self._log is not None:
             agent = next((value for name, value in request.headers if name == b"user-agent"), b"")
-        proxy.begin(connection, stream, request, end, agent)
+        proxy.begin(connection, stream, whole, head, end, agent)
         return True
 
     # ── who may come in ────────────────────────────────────────────────────────────────────────────

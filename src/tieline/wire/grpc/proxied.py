@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import binascii
+import os
+import random
 from typing import Final
 
 from tieline.model import Headers
+from tieline.wire.errors_text import quote
+from tieline.wire.grpc.metadata import encode_binary, is_binary
 from tieline.wire.grpc.timeout import BadTimeout, parse_timeout
 from tieline.wire.headers import IDENTITY
 from tieline.wire.http2.hpack import NEVER_INDEXED, Fields
@@ -25,6 +30,8 @@ _DROP: Final = 2
 _NOTE: Final = 3
 _TIMEOUT: Final = 4
 _NOTE_AND_KEEP: Final = 5
+_KEEP_BINARY: Final = 6
+_TYPE: Final = 7
 
 _NOTED: Final = IDENTITY | {b"dapr-app-id", b"dapr-stream", b"traceparent", b"grpc-trace-bin", b"dapr-api-token"}
 _DROPPED: Final = frozenset({b"te", b"content-length"})
@@ -40,6 +47,10 @@ class _Known(dict[bytes, int]):
             action = _TIMEOUT
         elif name == b"baggage":
             action = _NOTE_AND_KEEP
+        elif name == b"content-type":
+            action = _TYPE
+        elif is_binary(name):
+            action = _KEEP_BINARY
         elif name in _DROPPED or name.startswith(_OWN_PREFIX):
             action = _DROP
         else:
@@ -54,10 +65,15 @@ class _Known(dict[bytes, int]):
 _KNOWN: Final = _Known()
 
 
+class BadHead(ValueError):
+    """A head that no gRPC client sends; the text says why, in the words that they know (G-125)."""
+
+
 class Head:
     """A call taken apart.
 
     Attributes:
+        content_type: Empty if there is none.
         fields: Of the request to send: the four pseudo-headers, of which ``:authority`` is to be written, and all
             entries that travel on whoever the next hop is.
         noted: Values, in order, of the entries that decide something; of these only ``baggage`` is among
@@ -65,7 +81,7 @@ class Head:
         timeout: Place of ``grpc-timeout`` among the fields, and the seconds it says; ``None`` without one.
     """
 
-    __slots__ = ("fields", "noted", "timeout")
+    __slots__ = ("content_type", "fields", "noted", "timeout")
 
     def __init__(self, path: bytes, headers: Headers) -> None:
         """Take a call apart.
@@ -75,12 +91,13 @@ class Head:
             headers: Metadata and gRPC's own fields.
 
         Raises:
-            BadTimeout: ``grpc-timeout`` is none.
+            BadHead: A time-out or a binary value is none.
         """
         known = _KNOWN
         fields: Fields = [_METHOD, (b":path", path, False), _SCHEME, _SCHEME, _TE]
         noted: dict[bytes, list[bytes]] = {}
         self.timeout: tuple[int, float] | None = None
+        self.content_type = b""
         for name, value in headers:
             action = known[name]
             if not action:
@@ -94,8 +111,16 @@ class Head:
                     fields.append((name, value, False))
             elif action == _KEEP_UNINDEXED:
                 fields.append((name, value, True))
-            elif action == _TIMEOUT and self.timeout is None:
-                self.timeout = (len(fields), parse_timeout(value))
+            elif action == _TYPE:
+                if not self.content_type:
+                    self.content_type = value
+                    fields.append((name, value, False))
+            elif action == _TIMEOUT:
+                if self.timeout is None:
+                    self.timeout = (len(fields), _seconds(value))
+                    fields.append((name, value, True))
+            elif action == _KEEP_BINARY:
+                _check_binary(name, value)
                 fields.append((name, value, True))
         self.fields = fields
         self.noted = noted
@@ -111,4 +136,44 @@ class Head:
             self.fields.append((name, value, name in NEVER_INDEXED))
 
 
-__all__ = ["BadTimeout", "Head"]
+def _seconds(value: bytes) -> float:
+    try:
+        return parse_timeout(value)
+    except BadTimeout as error:
+        raise BadHead(f"malformed grpc-timeout: {error}") from error
+
+
+def _check_binary(name: bytes, value: bytes) -> None:
+    """Refuse a value that is no base64, padded or not; a list is none either (G-125)."""
+    text = value.rstrip(b"=")
+    try:
+        binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
+    except ValueError:
+        raise BadHead(f"malformed binary metadata {quote(value)} in header {quote(name)}") from None
+
+
+class NewTraces:
+    """Draws trace contexts, unsampled, in both spellings: they must be unique, not secret."""
+
+    __slots__ = ("_drawn", "_random")
+
+    _AT_ONCE: Final = 64
+    _BYTES: Final = 24
+
+    def __init__(self, seed: bytes | None = None) -> None:
+        self._random = random.Random(os.urandom(32) if seed is None else seed)
+        self._drawn: list[tuple[bytes, bytes]] = []
+
+    def __call__(self) -> tuple[bytes, bytes]:
+        """Return a ``traceparent`` and the same as the value of ``grpc-trace-bin`` on the wire."""
+        if not self._drawn:
+            size = self._BYTES
+            drawn = self._random.randbytes(size * self._AT_ONCE)
+            self._drawn = [_spelt(drawn[at : at + size]) for at in range(0, len(drawn), size)]
+        return self._drawn.pop()
+
+
+def _spelt(ids: bytes) -> tuple[bytes, bytes]:
+    digits = ids.hex().encode()
+    binary = b"\0\0%b\1%b\2\0" % (ids[:16], ids[16:])
+    return b"00-%b-%b-00" % (digits[:32], digits[32:]), encode_binary(binary)

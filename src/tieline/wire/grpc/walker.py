@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+from typing import Final
+
 from tieline.wire.grpc.messages import PREFIX
+
+_LENGTH: Final = struct.Struct(">xL").unpack_from
 
 
 class MessageWalker:
@@ -19,11 +24,6 @@ class MessageWalker:
         self._left = 0
         self._prefix = b""
 
-    @property
-    def limit(self) -> int:
-        """Longest message in bytes."""
-        return self._limit
-
     def walk(self, data: bytes) -> int:
         """Go on by a piece of the stream. Return the length of a message that is too long, else 0."""
         size = len(data)
@@ -38,19 +38,28 @@ class MessageWalker:
 
     def _walk(self, data: bytes, size: int) -> int:
         at = self._left
-        self._left = 0
-        while at < size:
-            prefix = self._prefix + data[at : at + PREFIX - len(self._prefix)]
-            at += len(prefix) - len(self._prefix)
+        limit = self._limit
+        if self._prefix and at < size:
+            wanted = PREFIX - len(self._prefix)
+            prefix = self._prefix + data[:wanted]
             if len(prefix) < PREFIX:
                 self._prefix = prefix
                 return 0
             self._prefix = b""
             length = int.from_bytes(prefix[1:], "big")
-            if length > self._limit:
+            if length > limit:
                 return length
-            at += length
-        self._left = at - size
+            at = wanted + length
+        while at + PREFIX <= size:
+            (length,) = _LENGTH(data, at)
+            if length > limit:
+                return int(length)
+            at += PREFIX + length
+        if at < size:
+            self._prefix = data[at:]
+            self._left = 0
+        else:
+            self._left = at - size
         return 0
 
     @property

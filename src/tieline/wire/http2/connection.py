@@ -58,6 +58,7 @@ from tieline.wire.http2.hpack import (
     Fields,
     HeaderDecoder,
     HeaderEncoder,
+    Repeated,
     flagged,
 )
 from tieline.wire.http2.limits import Budget, Limits
@@ -131,13 +132,13 @@ class Listener(Protocol):
         """Server: a request began."""
 
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
-        """Client: the final answer began; interim ones are dropped."""
+        """Client: the final answer began; interim ones are dropped. Others may be given the same ``headers``."""
 
     def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
-        """A piece of a body, at most a frame; may be empty when it only brings the end."""
+        """A piece of a body, at most what was received at once; may be empty when it only brings the end."""
 
     def on_trailers(self, stream: Stream, headers: Headers) -> None:
-        """The trailers, and with them the end of the peer's side."""
+        """The trailers, and with them the end of the peer's side. Others may be given the same ``headers``."""
 
     def on_reset(self, stream: Stream, code: int, *, local: bool, unprocessed: bool) -> None:
         """The stream was cut off: by the peer, or (``local``) by us for a stream error.
@@ -295,6 +296,14 @@ class Connection:
             self._put_block(stream, block, end)
         return stream
 
+    def send_likely(self, stream: Stream, headers: Headers, *, end: bool) -> None:
+        """Send a head with its pseudo-headers, or trailers, that are likely to come again just so; ``end``: our side.
+
+        As ``send_response`` and ``send_trailers``, and nothing may be pending.
+        """
+        if not stream.closed & LOCAL:
+            self._put_block(stream, self._encoder.encode_likely(headers), end)
+
     def send_response(self, stream: Stream, status: int, headers: Headers, *, end: bool) -> None:
         """Answer a request. Harmless on a stream that is over."""
         if not stream.closed & LOCAL:
@@ -343,12 +352,35 @@ class Connection:
                 self.out.append(frames.frame(DATA, END_STREAM, stream.id, b""))
                 self._close_local(stream)
             return True
+        if (
+            size <= stream.send_window
+            and size <= self._send_window
+            and not self.paused
+            and self._held + size <= self.limits.held_out
+        ):
+            self._put_frames(stream, data, end)
+            return True
         stream.pending = data
         stream.offset = 0
         stream.pending_end = end
         self._blocked[stream.id] = stream
         self.pump()
         return stream.pending is None
+
+    def _put_frames(self, stream: Stream, data: bytes, end: bool) -> None:
+        """Put out a piece that needs several frames, all of which the windows let through."""
+        size, step = len(data), self._peer_max_frame
+        stream.send_window -= size
+        self._send_window -= size
+        self._held += size
+        number, out = stream.id, self.out
+        for at in range(0, size, step):
+            piece = data[at : at + step]
+            length = len(piece)
+            flags = END_STREAM if end and at + step >= size else 0
+            out += (HEADER.pack(length >> 8, length & 255, DATA, flags, number), piece)
+        if end:
+            self._close_local(stream)
 
     def reset(self, stream: Stream, code: int) -> None:
         """Cut a stream off. Harmless on one that is over."""
@@ -477,7 +509,10 @@ class Connection:
             if self._block is not None and kind != CONTINUATION:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "header block interrupted")
             if kind == DATA:
-                self._on_data(number, flags, data[start:end])
+                if not flags and size - end > 9 and data[end + 3 : end + 9] == data[start - 6 : start]:
+                    position = self._on_row(number, data, start, end)
+                else:
+                    self._on_data(number, flags, data[start:end])
             elif kind == HEADERS:
                 if flags & _NOT_PLAIN == END_HEADERS and number:
                     self._on_block(number, flags, data[start:end])
@@ -488,6 +523,24 @@ class Connection:
         if position < size:
             self._buffer = data[position:]
 
+    def _on_row(self, number: int, data: bytes, start: int, end: int) -> int:
+        """Take a row of plain DATA frames of one stream as one, and return where the last of them ends.
+
+        Many small messages come so, and what is done for each piece of a body costs more than the frames.
+        """
+        pieces = [data[start:end]]
+        tag = data[start - 6 : start]
+        size = len(data)
+        while data[end + 3 : end + 9] == tag:
+            length = data[end] << 16 | data[end + 1] << 8 | data[end + 2]
+            start = end + 9
+            if length > DEFAULT_MAX_FRAME or not length or start + length > size:
+                break
+            end = start + length
+            pieces.append(data[start:end])
+        self._on_data(number, 0, b"".join(pieces))
+        return end
+
     def _on_data(self, number: int, flags: int, payload: bytes) -> None:
         size = len(payload)
         if not number:
@@ -496,7 +549,7 @@ class Connection:
         if self._recv_window < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "connection window overrun")
         self._recv_owed += size
-        if self._recv_owed * 4 >= self.limits.connection_window and self.unread <= self.limits.unread:
+        if self._recv_owed * 4 >= self.limits.connection_window and self.unread + size <= self.limits.unread:
             self._return_connection_credit()
         stream = self.streams.get(number)
         if stream is None:
@@ -641,7 +694,13 @@ class Connection:
         self.listener.on_request(stream, request, end)
 
     def _response(self, stream: Stream, fields: list[tuple[bytes, bytes, bool]], end: bool) -> None:
-        status, headers, length = read_response(fields)
+        if type(fields) is Repeated:
+            meaning = fields.meaning
+            if type(meaning) is not tuple:
+                meaning = fields.meaning = read_response(fields)
+            status, headers, length = meaning
+        else:
+            status, headers, length = read_response(fields)
         if status < 200:
             if end or status == 101:
                 raise Malformed("interim answer ends the stream")
@@ -661,11 +720,17 @@ class Connection:
             raise Malformed("second header block does not end the stream")
         if stream.length:
             raise Malformed("body shorter than its content-length")
-        headers = [(name, value) for name, value, _ in fields]
-        try:
-            check_h2_fields(headers)
-        except ValueError as error:
-            raise Malformed(str(error)) from error
+        headers: Headers
+        if type(fields) is Repeated and type(fields.meaning) is list:
+            headers = fields.meaning
+        else:
+            headers = [(name, value) for name, value, _ in fields]
+            try:
+                check_h2_fields(headers)
+            except ValueError as error:
+                raise Malformed(str(error)) from error
+            if type(fields) is Repeated:
+                fields.meaning = headers
         self._close_remote(stream)
         self.listener.on_trailers(stream, headers)
 
