@@ -235,7 +235,7 @@ def test_a_completion_script_is_one_that_the_shell_takes(shell: str, capsys: pyt
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
 def test_a_full_disk_is_told_in_words() -> None:
     environment = {**os.environ, "PYTHONPATH": SOURCE}
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         result = subprocess.run(
             [sys.executable, "-m", "tieline", "--help"],
             stdout=full,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import termios
+from pathlib import Path
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_a_sentence_is_wrapped_on_a_terminal_only() -> None:
     leader, follower = os.openpty()
     termios.tcsetwinsize(follower, (24, 40))
     try:
-        with open(follower, "w", closefd=False) as terminal, open(os.devnull, "w") as file:
+        with open(follower, "w", closefd=False) as terminal, Path(os.devnull).open("w") as file:
             text = "    why:  " + "word " * 12 + "end"
             lines = wrapped(text, terminal, " " * 10).splitlines()
             assert wrapped(text, file) == text
