@@ -147,14 +147,15 @@ class GrpcChannel:
             raise _no_websocket()
         deadline = None if call.rpc is None else call.rpc.deadline
         if deadline is None:
-            return await self._call(call, identity, None)
+            return await self._call(call, identity)
         try:
+            # The app is told by a cancellation when the time is over, and not before: daprd tells it of no deadline.
             async with asyncio.timeout_at(deadline):
-                return await self._call(call, identity, deadline)
+                return await self._call(call, identity)
         except TimeoutError:
             return _timed_out(call.record)
 
-    async def _call(self, call: Invocation, identity: Headers, deadline: float | None) -> Reply:
+    async def _call(self, call: Invocation, identity: Headers) -> Reply:
         record = call.record
         limit = self._max_message
         try:
@@ -172,8 +173,6 @@ class GrpcChannel:
             await slots.acquire()
             record.waited_s = perf_counter() - waited_from
         try:
-            if deadline is not None:
-                metadata.append((b"grpc-timeout", render_timeout(deadline - asyncio.get_running_loop().time())))
             began = perf_counter()
             answer = await self._unary(ON_INVOKE, metadata, message)
         except TielineError as error:

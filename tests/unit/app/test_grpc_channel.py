@@ -148,14 +148,19 @@ async def test_the_app_gets_its_own_token_and_no_other(app: GrpcApp) -> None:
 
 
 @pytest.mark.rule("G-27", "G-20")
-async def test_a_callers_deadline_is_the_apps(app: GrpcApp, channel: GrpcChannel) -> None:
-    deadline = asyncio.get_running_loop().time() + 30
+async def test_a_deadline_that_passes_takes_the_call_from_the_app(app: GrpcApp, channel: GrpcChannel) -> None:
+    async def hold(exchange: RpcExchange) -> None:
+        await asyncio.Event().wait()
 
-    await outcome(channel, a_call(rpc=Rpc(None, "", "", deadline)))
+    app.answers["work"] = hold
+    deadline = asyncio.get_running_loop().time() + 0.2
 
-    left = app.seen[0].time_left_s
-    assert left is not None
-    assert 20 < left <= 30
+    reply = await outcome(channel, a_call(rpc=Rpc(None, "", "", deadline)))
+    await asyncio.wait_for(app.seen[0].over.wait(), 5)
+
+    assert reply.rpc_status.code == 4
+    assert app.seen[0].cancelled
+    assert app.seen[0].time_left_s is None  # told of no deadline, as by daprd
 
 
 @pytest.mark.rule("G-27")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import gmtime, strftime
 from typing import Any, Final
 
 from tieline.api.http.errors import api_error
@@ -31,7 +32,7 @@ class RpcAnswers:
         if not isinstance(reply, RpcReply):
             return reply
         status = reply.rpc_status
-        headers = metadata_to_fields(reply.headers) + _trace(reply.headers)
+        headers = [*metadata_to_fields(reply.headers), *_trace(reply.headers), (b"date", _now())]
         if status.code == 0:
             return Reply(200, headers + content_type_field(reply.content_type, reply.type_url), reply.body)
         reply.drop_body()
@@ -40,6 +41,11 @@ class RpcAnswers:
         except MalformedDetails as error:
             return api_error(500, MALFORMED, str(error))
         return Reply(http_of_code(status.code) if self._map_status else 500, [*headers, _JSON], body)
+
+
+def _now() -> bytes:
+    """Return the time as HTTP tells it: an HTTP app would have said when it answered (RFC 9110 §6.6.1)."""
+    return strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime()).encode("ascii")
 
 
 def rpc_fields(record: CallRecord) -> Headers:
