@@ -48,6 +48,10 @@ ON_INVOKE: Final = b"/dapr.proto.runtime.v1.AppCallback/OnInvoke"
 HEALTH_CHECK: Final = b"/dapr.proto.runtime.v1.AppCallbackHealthCheck/HealthCheck"
 CONNECT_WITHIN_S: Final = 20.0
 """For TCP and TLS, and once more for the app's SETTINGS: it may accept long before it answers (G-30)."""
+MAX_REFUSALS: Final = 6
+"""How often a call is sent again that the app refused without a look at it: the first time at once,"""
+REFUSED_PAUSE_S: Final = 0.005
+"""then after twice this time, and twice as long each time."""
 IDLE_S: Final = 180.0
 """A connection without calls is closed after this time, unless it is the last."""
 LOOK_EVERY_S: Final = 45.0
@@ -226,11 +230,17 @@ class GrpcChannel:
         """
         fields = request_fields(b"POST", path, self._authority, _HEAD + metadata, scheme=self._scheme)
         data = frame(message)
-        try:
-            reply = await self._ask(fields, data)
-        except PeerRefused:
-            reply = await self._ask(fields, data)  # certainly not processed, so once more, on another connection
-        return await self._read(reply)
+        refusals = 0
+        while True:
+            try:
+                return await self._read(await self._ask(fields, data))
+            except PeerRefused:
+                # Certainly not processed: the connection was about to close, or the app counts its streams late.
+                if refusals >= MAX_REFUSALS:
+                    raise
+                if refusals:
+                    await asyncio.sleep(REFUSED_PAUSE_S * 2**refusals)
+                refusals += 1
 
     async def _ask(self, fields: Fields, data: bytes) -> Reply:
         pool, place = self.pool, self._place

@@ -44,6 +44,8 @@ class Upkeep(NamedTuple):
 
 
 UPKEEP: Final = Upkeep()
+HOLD_BACK_S: Final = 0.02
+"""How long a server is asked for no more streams after it refused one."""
 _NO_HTTP2_HINT: Final = "another program has the port of the sidecar that was known there"
 
 
@@ -86,6 +88,8 @@ class Http2Client(Http2Protocol):
 
     Args:
         is_spare: Says whether an idle connection may be closed; ``None`` for any.
+        holds_back: When the server refuses a stream, it is asked for no more than it has, for a moment: some servers
+            still count streams that they have answered, and would refuse all that wait, one after the other.
     """
 
     def __init__(
@@ -96,10 +100,13 @@ class Http2Client(Http2Protocol):
         on_gone: Callable[[Http2Client], None] | None = None,
         upkeep: Upkeep = UPKEEP,
         is_spare: Callable[[Http2Client], bool] | None = None,
+        holds_back: bool = False,
     ) -> None:
         super().__init__(client=True, limits=limits, native=native)
         self._upkeep = upkeep
         self._is_spare = is_spare
+        self._holds_back = holds_back
+        self._holding: asyncio.TimerHandle | None = None
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._on_gone = on_gone
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -195,6 +202,9 @@ class Http2Client(Http2Protocol):
             self._on_gone(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -283,6 +293,17 @@ class Http2Client(Http2Protocol):
                 waiter.set_result(None)
                 room -= 1
 
+    def _hold_back(self) -> None:
+        h2 = self.h2
+        h2.peer_max_streams = min(h2.announced_streams, max(1, len(h2.streams)))
+        if self._holding is None:
+            self._holding = self._loop.call_later(HOLD_BACK_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._holding = None
+        self.h2.peer_max_streams = self.h2.announced_streams
+        self._admit()
+
     def on_capacity(self) -> None:
         self._last_used = self._loop.time()
         if self._queue:
@@ -358,6 +379,8 @@ class Http2Client(Http2Protocol):
             return
         error: TielineError
         if unprocessed:
+            if self._holds_back:
+                self._hold_back()
             error = PeerRefused("stream terminated by RST_STREAM with error code: REFUSED_STREAM")
         elif local:
             error = AppBroken(f"malformed answer: {code_name(code)}")

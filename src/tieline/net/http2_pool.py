@@ -166,6 +166,7 @@ class Http2Pool:
             on_gone=gone,
             upkeep=self._upkeep,
             is_spare=is_spare if self._keeps_last else None,
+            holds_back=not self._more_when_full,
         )
 
     def _tls_settings(self) -> ssl.SSLContext | None:

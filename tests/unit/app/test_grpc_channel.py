@@ -339,6 +339,31 @@ async def test_an_app_that_allows_few_streams_never_sees_more() -> None:
         await channel.aclose()
 
 
+@pytest.mark.rule("G-6")
+async def test_another_connection_is_opened_for_more_calls_than_one_may_carry() -> None:
+    """2,149 at once to an app that takes 100 on a connection: it sees 200, and all are answered."""
+    both_full, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held(exchange: RpcExchange) -> None:
+        if app.in_progress == 200:
+            both_full.set()
+        await go_on.wait()
+        await exchange.answer(Answer([invoke_response(b"ok")], at_once=True))
+
+    async with GrpcApp({"work": held}, max_streams=100) as app:
+        channel = channel_to(app.port)
+        calls = [asyncio.create_task(channel.call(a_call(), WHO)) for _ in range(2149)]
+
+        await asyncio.wait_for(both_full.wait(), 20)
+        go_on.set()
+        replies = await asyncio.wait_for(asyncio.gather(*calls), 40)
+
+        assert {reply.body for reply in replies} == {b"ok"}
+        assert app.most == 200
+        assert channel.pool.size == 2
+        await channel.aclose()
+
+
 # ── the way there ──────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.rule("G-30")
 async def test_an_app_behind_tls_is_not_asked_who_it_is() -> None:

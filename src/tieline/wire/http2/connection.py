@@ -195,6 +195,8 @@ class Connection:
         self.peer_native = 0
         self.peer_connect_protocol = False
         self.peer_max_streams = 100 if client else 0
+        self.announced_streams = self.peer_max_streams
+        """What the peer's SETTINGS say; ``peer_max_streams`` may be kept below it for a while."""
         self.got_settings = False
         self.draining = False
         self.paused = False
@@ -812,7 +814,9 @@ class Connection:
             return
         self._spend_control("SETTINGS frames")
         if not self.got_settings and self.client:
-            self.peer_max_streams = MAX_STREAM_ID  # no limit, unless it names one (RFC 9113 §6.5.2)
+            self.peer_max_streams = self.announced_streams = (
+                MAX_STREAM_ID  # no limit, unless it names one (RFC 9113 §6.5.2)
+            )
         self._apply_settings(payload)
         self.out.append(frames.frame(SETTINGS, ACK, 0, b""))
         # After the acknowledgement: until it comes, the peer may hold us to its old values.
@@ -835,7 +839,7 @@ class Connection:
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
                 self._peer_max_frame = min(value, 65536)
             elif key == Setting.MAX_CONCURRENT_STREAMS:
-                self.peer_max_streams = value
+                self.peer_max_streams = self.announced_streams = value
             elif key == Setting.HEADER_TABLE_SIZE:
                 self._encoder.resize(value)
             elif key == Setting.ENABLE_PUSH:
