@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 import pytest
 from google.protobuf.message import Message
@@ -14,6 +15,14 @@ from tieline.api.http.rpc import MalformedDetails, RpcAnswers, rpc_fields, statu
 from tieline.model import CallRecord, Cause, Headers, Hop, Reply, RpcReply, RpcStatus
 
 TRACE_BIN = b"AAAK92UZFs1D3YRI6yEcgDGcAbeta3FpIDMxAgE"
+
+
+NOW: Final = 784111777.0
+DATE: Final = (b"date", b"Sun, 06 Nov 1994 08:49:37 GMT")
+
+
+def answers(*, map_status: bool) -> RpcAnswers:
+    return RpcAnswers(map_status=map_status, clock=lambda: NOW)
 
 
 def details_of(*details: Message) -> bytes:
@@ -33,7 +42,7 @@ def test_a_good_answer_is_its_data_with_the_metadata_as_headers() -> None:
     reply = RpcReply(RpcStatus(0), metadata, b"data", trailers, content_type="text/x")
 
     for map_status in (False, True):
-        answer = RpcAnswers(map_status=map_status)(reply)
+        answer = answers(map_status=map_status)(reply)
 
         assert (answer.status, answer.body, answer.trailers) == (200, b"data", None)
         assert answer.headers == [
@@ -41,6 +50,7 @@ def test_a_good_answer_is_its_data_with_the_metadata_as_headers() -> None:
             (b"x-one", b"b"),
             (b"dapr-thing", b"t"),
             (b"dapr-grpc-foo", b"f"),
+            DATE,
             (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
             (b"content-type", b"text/x"),
         ]
@@ -50,11 +60,17 @@ def test_a_good_answer_is_its_data_with_the_metadata_as_headers() -> None:
 def test_an_error_is_a_500_unless_statuses_are_mapped() -> None:
     reply = RpcReply(RpcStatus(5, "gone"), [(b"x-a", b"1")], b"", [(b"x-t", b"2")])
 
-    plain, mapped = RpcAnswers(map_status=False)(reply), RpcAnswers(map_status=True)(reply)
+    plain, mapped = answers(map_status=False)(reply), answers(map_status=True)(reply)
 
     assert (plain.status, mapped.status) == (500, 404)
     assert plain.body == mapped.body == b'{"code":5,"message":"gone"}'
-    assert plain.headers == mapped.headers == [(b"x-a", b"1"), (b"content-type", b"application/json")]
+    assert plain.headers == mapped.headers == [(b"x-a", b"1"), DATE, (b"content-type", b"application/json")]
+
+
+def test_a_date_of_the_apps_own_stays() -> None:
+    reply = RpcReply(RpcStatus(0), [(b"date", b"Mon, 01 Jan 2024 00:00:00 GMT")])
+
+    assert answers(map_status=False)(reply).headers == reply.headers
 
 
 @pytest.mark.rule("H-80")

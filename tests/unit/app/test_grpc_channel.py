@@ -345,13 +345,13 @@ async def test_another_connection_is_opened_for_more_calls_than_one_may_carry() 
     both_full, go_on = asyncio.Event(), asyncio.Event()
 
     async def held(exchange: RpcExchange) -> None:
-        if app.in_progress == 200:
+        if busy.in_progress == 200:
             both_full.set()
         await go_on.wait()
         await exchange.answer(Answer([invoke_response(b"ok")], at_once=True))
 
-    async with GrpcApp({"work": held}, max_streams=100) as app:
-        channel = channel_to(app.port)
+    async with GrpcApp({"work": held}, max_streams=100) as busy:
+        channel = channel_to(busy.port)
         calls = [asyncio.create_task(channel.call(a_call(), WHO)) for _ in range(2149)]
 
         await asyncio.wait_for(both_full.wait(), 20)
@@ -359,7 +359,7 @@ async def test_another_connection_is_opened_for_more_calls_than_one_may_carry() 
         replies = await asyncio.wait_for(asyncio.gather(*calls), 40)
 
         assert {reply.body for reply in replies} == {b"ok"}
-        assert app.most == 200
+        assert busy.most == 200
         assert channel.pool.size == 2
         await channel.aclose()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from time import gmtime, strftime
+from collections.abc import Callable
+from time import gmtime, strftime, time
 from typing import Any, Final
 
 from tieline.api.http.errors import api_error
@@ -22,17 +23,22 @@ class RpcAnswers:
 
     Args:
         map_status: Codes become HTTP statuses by H-79; else any but OK is a 500.
+        clock: Seconds since 1970.
     """
 
-    def __init__(self, *, map_status: bool) -> None:
+    def __init__(self, *, map_status: bool, clock: Callable[[], float] = time) -> None:
         self._map_status = map_status
+        self._clock = clock
 
     def __call__(self, reply: Reply) -> Reply:
         """Return the answer in HTTP; what no gRPC app gave stays as it is. Trailers have no form there (G-60)."""
         if not isinstance(reply, RpcReply):
             return reply
         status = reply.rpc_status
-        headers = [*metadata_to_fields(reply.headers), *_trace(reply.headers), (b"date", _now())]
+        headers = metadata_to_fields(reply.headers)
+        if not any(name == b"date" for name, _ in headers):
+            headers.append((b"date", _date(self._clock())))
+        headers += _trace(reply.headers)
         if status.code == 0:
             return Reply(200, headers + content_type_field(reply.content_type, reply.type_url), reply.body)
         reply.drop_body()
@@ -43,9 +49,9 @@ class RpcAnswers:
         return Reply(http_of_code(status.code) if self._map_status else 500, [*headers, _JSON], body)
 
 
-def _now() -> bytes:
+def _date(now: float) -> bytes:
     """Return the time as HTTP tells it: an HTTP app would have said when it answered (RFC 9110 §6.6.1)."""
-    return strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime()).encode("ascii")
+    return strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime(now)).encode("ascii")
 
 
 def rpc_fields(record: CallRecord) -> Headers:
