@@ -6,10 +6,12 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from bench.peers import Peer
 from tests.support.app import App, Exchange
+from tests.support.grpc_app import UNARY, GrpcClient
 from tests.support.h2peer import ask_h2
 from tests.support.mesh import Mesh, Sidecar, invoke_path, until
 
@@ -110,6 +112,47 @@ async def test_http2_connections_leave_no_cycles(mesh: Mesh, tmp_path: Path) -> 
     await check(
         mesh, tmp_path, app, lambda sidecar: ask_h2(sidecar.port, "POST", invoke_path("caller", "x"), body=b"x")
     )
+
+
+@pytest.mark.parametrize("how", ["fine", "large", "fail", "close", "short"])
+@pytest.mark.parametrize("way", ["self", "remote", "nobody"])
+async def test_rpcs_leave_no_cycles(mesh: Mesh, tmp_path: Path, how: str, way: str) -> None:
+    if way == "nobody" and how != "fine":
+        pytest.skip("nobody answers in one way only")
+    app = await mesh.app(answer)
+    await mesh.sidecar("callee", app)
+    target = {"self": "caller", "remote": "callee"}.get(way, "nobody")
+    clients: dict[int, GrpcClient] = {}
+
+    async def do(sidecar: Sidecar) -> None:
+        client = clients.setdefault(sidecar.grpc, mesh.grpc_client(sidecar))
+        outcome = await client.invoke(target, how, b"x", timeout=10)
+        assert (outcome.code is grpc.StatusCode.OK) == (way != "nobody" and how in ("fine", "large"))
+
+    await check(mesh, tmp_path, app, do)
+
+
+@pytest.mark.parametrize("how", ["metadata", "unary", "watch", "late", "refused"])
+async def test_other_rpcs_of_the_api_leave_no_cycles(mesh: Mesh, tmp_path: Path, how: str) -> None:
+    clients: dict[int, GrpcClient] = {}
+
+    async def do(sidecar: Sidecar) -> None:
+        client = clients.setdefault(sidecar.grpc, mesh.grpc_client(sidecar))
+        if how == "metadata":
+            await client.get_metadata()
+        elif how == "unary":
+            await client.call(UNARY, b"x")
+        elif how == "watch":
+            call = client.open("/grpc.health.v1.Health/Watch")
+            await call.write(b"")
+            await call.read()
+            call.cancel()
+        elif how == "late":
+            await client.call("/grpc.health.v1.Health/Watch", b"", timeout=0.02)
+        else:
+            await client.call("/dapr.proto.runtime.v1.Dapr/GetState", b"")
+
+    await check(mesh, tmp_path, None, do)
 
 
 async def test_restarts_of_a_peer_leave_no_cycles(mesh: Mesh, tmp_path: Path) -> None:

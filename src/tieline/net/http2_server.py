@@ -202,6 +202,7 @@ class Http2Server(Http2Protocol):
             log.exception("a handler failed")
             exchange.cut(ErrorCode.INTERNAL_ERROR)
         finally:
+            exchange.task = None  # a task that was cancelled holds its frames, and they the exchange
             if exchange.tunnels:
                 pass
             elif not stream.closed & 2:
@@ -265,6 +266,12 @@ class Http2Server(Http2Protocol):
         super().cut_off(exchange, Cancelled("context canceled"))
         if exchange.task is not None and not exchange.task.done():
             exchange.task.cancel()
+
+    def on_writable(self, stream: Stream) -> None:
+        super().on_writable(stream)
+        exchange = stream.handler
+        if stream.closed == 3 and exchange is not None and not exchange.relays:
+            stream.handler = None  # as in ``end``
 
     def on_head_too_large(self, stream: Stream) -> None:
         why = explained(Cause.TOO_LARGE, Hop.CALLER, "send less, or start the sidecar with --read-buffer-size")

@@ -8,7 +8,7 @@ from typing import Final
 
 from tieline.api.grpc.calls import RpcCall
 from tieline.api.health import Health
-from tieline.errors import GrpcCode
+from tieline.errors import GrpcCode, untrace
 from tieline.model import Headers, RpcStatus
 from tieline.wire.grpc.messages import BadMessages, MessageReader, frame
 from tieline.wire.grpc.status import OK, render_status
@@ -61,7 +61,8 @@ class Conversation:
                 status = _LEAVING
             if message is not None:
                 return frame(message)
-        except TimeoutError:
+        except TimeoutError as error:
+            untrace(error)
             status = _LATE
         except BadMessages as error:
             status = RpcStatus(error.code, error.text)
@@ -71,15 +72,20 @@ class Conversation:
     async def _next_unless_leaving(self) -> bytes | None:
         if self._health.leaving:
             return None
-        self._waiting = task = asyncio.current_task()
+        self._waiting = asyncio.current_task()  # nowhere else: a frame that held its task would be a cycle
         try:
             return await self.next()
-        except asyncio.CancelledError:
-            if task is None or not self._health.leaving or task.uncancel() > 0:
+        except asyncio.CancelledError as error:
+            if not self._takes_back():
                 raise
+            untrace(error)
             return None
         finally:
             self._waiting = None
+
+    def _takes_back(self) -> bool:
+        """Whether it was the sidecar's leaving alone that cancelled."""
+        return self._health.leaving and self._waiting is not None and self._waiting.uncancel() == 0
 
     async def receive(self) -> bytes | None:
         """Return the next message of the client; ``None`` when it has sent its last.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -12,7 +11,7 @@ from tieline.api.grpc.calls import RpcCall, unreadable
 from tieline.api.grpc.tracing import carry_on, told
 from tieline.api.http.errors import explanation
 from tieline.app.channel import read_out
-from tieline.errors import BadRequest, GrpcCode, TielineError, TooLarge
+from tieline.errors import BadRequest, GrpcCode, TielineError, TooLarge, untrace
 from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Headers, Invocation, Reply, Rpc, RpcReply, RpcStatus, Target
@@ -82,7 +81,9 @@ class InvokeService:
         except TielineError as error:
             if record.duration_s == 0.0:
                 self._observe.failed(record, error)  # it never set out
-            return invocation_failed(error, request.id)
+            answer = invocation_failed(error, request.id)
+            untrace(error)
+            return answer
 
     def _invocation(self, rpc: RpcCall, request: Any, record: CallRecord) -> Invocation:
         """Read who is meant and what is asked.
@@ -147,6 +148,7 @@ class InvokeService:
         try:
             body = await self._read(reply)
         except TooLarge as error:
+            untrace(error)
             return ended(RpcStatus(GrpcCode.RESOURCE_EXHAUSTED, error.text), headers, explanation(error))
         content_type = next((value for name, value in reply.headers if name == b"content-type"), b"")
         return self._message(body, content_type.decode("latin-1"), "", headers, None)
@@ -206,9 +208,11 @@ async def _read_beginning(reply: Reply) -> bytes:
     if isinstance(body, bytes):
         return body
     beginning = b""
-    with contextlib.suppress(TielineError):  # what came of it is told all the same
+    try:
         while len(beginning) < MAX_ERROR_MESSAGE and (piece := await body.read()):
             beginning += piece
+    except TielineError as error:  # what came of it is told all the same
+        untrace(error)
     await read_out(reply)
     return beginning
 

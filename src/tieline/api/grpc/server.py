@@ -19,7 +19,7 @@ from tieline.api.grpc.conversation import Conversation
 from tieline.api.http.tracing import Tracer
 from tieline.config.api_lists import GrpcLists
 from tieline.config.grpc_apis import RUNTIME_PREFIX
-from tieline.errors import GrpcCode, TielineError, TimedOut
+from tieline.errors import GrpcCode, TielineError, TimedOut, untrace
 from tieline.model import Reply, Request
 from tieline.net.http2_server import Http2Server
 from tieline.telemetry.api_log import GrpcApiLog
@@ -211,11 +211,13 @@ class GrpcApi:
                 message = await read_message(rpc, self._limit)
                 received = len(message)
                 answer = await unary(rpc, message)
-        except TimeoutError:
+        except TimeoutError as error:
+            untrace(error)
             answer = failed_by(TimedOut())
         except BadMessages as error:
             answer = failed(error.code, error.text)
         except TielineError as error:
+            untrace(error)
             answer = failed_by(error)
         except asyncio.CancelledError:
             self._count(rpc, GrpcCode.CANCELED, received, 0)
