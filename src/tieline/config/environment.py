@@ -24,6 +24,8 @@ class Environment(NamedTuple):
         namespace: ``default`` if absent; empty if set to nothing.
         api_token: ``None`` if absent or empty, as is ``app_api_token`` and ``host_ip``.
         http_disable_h2c: ``DAPR_HTTP_DISABLE_H2C`` holds a truth word.
+        peer_idle: ``DAPR_GRPC_MAX_CONN_IDLE``, a Go duration; ``None`` if absent or empty, as is ``peer_sweep``, which
+            is ``DAPR_GRPC_CONN_COLLECTOR_INTERVAL`` (G-6).
     """
 
     namespace: str
@@ -31,6 +33,8 @@ class Environment(NamedTuple):
     app_api_token: str | None
     host_ip: str | None
     http_disable_h2c: bool
+    peer_idle: str | None
+    peer_sweep: str | None
 
 
 class Ports(NamedTuple):
@@ -50,6 +54,8 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         app_api_token=environ.get("APP_API_TOKEN") or None,
         host_ip=environ.get("DAPR_HOST_IP") or None,
         http_disable_h2c=environ.get("DAPR_HTTP_DISABLE_H2C", "").lower() in _TRUTH_WORDS,
+        peer_idle=environ.get("DAPR_GRPC_MAX_CONN_IDLE") or None,
+        peer_sweep=environ.get("DAPR_GRPC_CONN_COLLECTOR_INTERVAL") or None,
     )
 
 

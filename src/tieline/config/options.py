@@ -15,9 +15,12 @@ from tieline.config.go_text import atoi
 from tieline.config.quantity import parse_quantity
 from tieline.config.settings import (
     DEFAULT_MAX_BODY,
+    DEFAULT_PEER_IDLE_S,
+    DEFAULT_PEER_SWEEP_S,
     DEFAULT_READ_BUFFER,
     LARGEST_READ_BUFFER,
     LOOPBACK,
+    SHORTEST_PEER_SWEEP_S,
     AppProtocol,
     HealthChecks,
     InitEndpoint,
@@ -293,6 +296,11 @@ def check(options: Options, environ: Mapping[str, str], *, built: Features = BUI
         internal_listen_address=_internal_listen_address(options),
         enable_mtls=options.enable_mtls,
         host_ip=environment.host_ip,
+        peer_idle_s=_seconds("DAPR_GRPC_MAX_CONN_IDLE", environment.peer_idle, DEFAULT_PEER_IDLE_S),
+        peer_sweep_s=max(
+            _seconds("DAPR_GRPC_CONN_COLLECTOR_INTERVAL", environment.peer_sweep, DEFAULT_PEER_SWEEP_S),
+            SHORTEST_PEER_SWEEP_S,
+        ),
         no_mdns=options.no_mdns,
         public_port=ports.public,
         public_listen_address=options.dapr_public_listen_address,
@@ -401,6 +409,21 @@ def _check_api_token(token: str) -> None:
             "the environment's DAPR_API_TOKEN begins or ends with a blank: no request could ever show it; "
             "set it without"
         )
+
+
+def _seconds(name: str, text: str | None, default: float) -> float:
+    """Return the length of time that a variable of the environment gives, or the usual one."""
+    if text is None:
+        return default
+    from tieline.config.duration import parse_duration  # few starts need it
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise FatalOption(f"the environment's {name} is no duration: {error}; write it as 3m or 45s") from error
+    if seconds < 0:
+        raise FatalOption(f"the environment's {name} is below zero: {text}; write it as 3m or 45s")
+    return seconds
 
 
 def _check_mode(mode: str) -> None:

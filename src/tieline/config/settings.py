@@ -13,6 +13,9 @@ DEFAULT_MAX_BODY: Final = 4 << 20
 DEFAULT_READ_BUFFER: Final = 4 << 10
 LARGEST_READ_BUFFER: Final = 1 << 20
 """Taken where the option says 0, in bytes (H-63)."""
+DEFAULT_PEER_IDLE_S: Final = 180.0
+DEFAULT_PEER_SWEEP_S: Final = 45.0
+SHORTEST_PEER_SWEEP_S: Final = 0.01
 LOOPBACK: Final = ("127.0.0.1", "[::1]")
 """Where the API listens when no address is given: a laptop in a café offers nothing."""
 
@@ -47,6 +50,8 @@ class Settings:
         internal_port: Port for other sidecars; ``None`` to derive one (H-5).
         internal_listen_address: ``None`` if not given (loopback unless mTLS is on); empty for all interfaces.
         listen_addresses: For both APIs, ``LOOPBACK`` if not given; an empty item means all interfaces.
+        peer_idle_s: A connection to another sidecar without calls is closed after this time (G-6).
+        peer_sweep_s: How often such connections are looked for.
         public_port: ``None`` for no public listener.
         public_listen_address: Empty for all interfaces.
         metrics_port: 0 for any free one.
@@ -98,6 +103,8 @@ class Settings:
     enable_mtls: bool
     host_ip: str | None
     no_mdns: bool
+    peer_idle_s: float
+    peer_sweep_s: float
 
     public_port: int | None
     public_listen_address: str

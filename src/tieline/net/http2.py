@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tieline.errors import AppBroken, PeerLost, TielineError
 from tieline.model import AnyBody, Headers
@@ -16,8 +16,28 @@ from tieline.net.tunnel import Flow
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http2 import Connection, ErrorCode, Limits, Stream
 
+PING_DATA: Final = b"tieline\0"
 OUT_WHILE_PAUSED: Final = 65536
 """A server stops reading from a peer that takes nothing while so many bytes of frames wait for it."""
+
+
+class Upkeep(NamedTuple):
+    """How a connection is looked after; times in seconds.
+
+    Attributes:
+        settings_within_s: How long a server may take to send its SETTINGS; then it counts as unreachable.
+        ping_after_s: A connection on which nothing came for so long is asked for a sign of life, again and again;
+            ``None`` for never: gRPC servers hang up on clients that ask without need.
+        ping_within_s: How long the answer may take; then the connection counts as lost.
+        idle_s: A connection without calls is closed after this time.
+        look_every_s: How often it is looked at if nothing else is due.
+    """
+
+    settings_within_s: float = 5.0
+    ping_after_s: float | None = 30.0
+    ping_within_s: float = 10.0
+    idle_s: float = 180.0
+    look_every_s: float = 30.0
 
 
 class _Nobody:
@@ -147,7 +167,15 @@ class Exchange:
 class Http2Protocol(Buffered):
     """One HTTP/2 connection: one write a turn of the event loop, frames of many calls joined."""
 
-    def __init__(self, *, client: bool, limits: Limits, native: bool, max_body: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        client: bool,
+        limits: Limits,
+        native: bool,
+        max_body: int | None = None,
+        upkeep: Upkeep | None = None,
+    ) -> None:
         self.h2 = Connection(self, client=client, limits=limits, clock=time.monotonic, native=native)  # type: ignore[arg-type]
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
@@ -155,6 +183,11 @@ class Http2Protocol(Buffered):
         self._reading = True
         self._fresh: list[Any] = []
         self._max_body = max_body
+        self._upkeep = upkeep
+        self._timer: asyncio.TimerHandle | None = None
+        self._now = self._loop.time
+        self._heard_at = self._last_used = self._now()
+        self._ping_sent = False
         self.lost = False
 
     # ── the socket ─────────────────────────────────────────────────────────────────────────────────
@@ -183,6 +216,8 @@ class Http2Protocol(Buffered):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        self._heard_at = self._now()
+        self._ping_sent = False
         h2 = self.h2
         h2.receive(data)
         if self._fresh:
@@ -242,6 +277,52 @@ class Http2Protocol(Buffered):
                 self.cut_off(handler, PeerLost("connection lost"))
         self.h2.streams.clear()
         self.h2.listener = _NOBODY  # each holds the other
+
+    # ── upkeep ─────────────────────────────────────────────────────────────────────────────────────
+    def begin_upkeep(self) -> None:
+        """Look after the connection from now on; whatever timer ran before is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        upkeep = self._upkeep
+        if upkeep is not None:
+            wait = upkeep.look_every_s
+            if upkeep.ping_after_s is not None:
+                wait = min(wait, upkeep.ping_after_s)
+            self._timer = self._loop.call_later(wait, self.look_after)
+
+    def look_after(self) -> None:
+        """Close an idle connection in the end; ask a quiet one for a sign of life before."""
+        upkeep = self._upkeep
+        if self.lost or upkeep is None:
+            return
+        now = self._now()
+        if self._ping_sent:
+            self.h2.close(ErrorCode.NO_ERROR, "no answer to a PING")
+            self._flush()
+            self.abort()
+            return
+        if self.is_spare(now, upkeep):
+            self.retire()
+            return
+        wait = upkeep.look_every_s
+        if upkeep.ping_after_s is not None:
+            left = upkeep.ping_after_s - (now - self._heard_at)
+            if left <= 0:
+                self._ping_sent = True
+                self.h2.ping(PING_DATA)
+                self.kick()
+                left = upkeep.ping_within_s
+            wait = min(wait, left)
+        self._timer = self._loop.call_later(wait, self.look_after)
+
+    def is_spare(self, now: float, upkeep: Upkeep) -> bool:
+        """Whether the connection had no calls for so long that it may be closed."""
+        raise NotImplementedError
+
+    def retire(self) -> None:
+        """Close an idle connection."""
+        raise NotImplementedError
 
     def cut_off(self, exchange: Any, error: TielineError) -> None:
         """The exchange is over before its time."""
@@ -324,4 +405,4 @@ class Http2Protocol(Buffered):
         """The peer is leaving."""
 
     def on_ping_ack(self, data: bytes) -> None:
-        """A PING was answered."""
+        """A PING was answered; that something came is noted whatever it is."""

@@ -8,12 +8,12 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from tieline.errors import AppBroken, Cancelled, PeerLost, PeerRefused, PeerUnreachable, TielineError
 from tieline.model import AnyBody, Cause, Headers, Reply, Request
 from tieline.net.dial_text import tls_text
-from tieline.net.http2 import Exchange, Http2Protocol
+from tieline.net.http2 import Exchange, Http2Protocol, Upkeep
 from tieline.net.tasks import spawn
 from tieline.net.tunnel import Flow, opened
 from tieline.wire.http2 import ErrorCode, Limits, Stream
@@ -22,25 +22,6 @@ from tieline.wire.http2.hpack import Fields
 from tieline.wire.websocket import without_handshake
 
 log = logging.getLogger("dapr.runtime")
-
-
-class Upkeep(NamedTuple):
-    """How a connection is looked after; times in seconds.
-
-    Attributes:
-        settings_within_s: How long a server may take to send its SETTINGS; then it counts as unreachable.
-        ping_after_s: A connection so long without calls is asked for a sign of life, again and again; ``None`` for
-            never: gRPC servers hang up on clients that ask without need.
-        ping_within_s: How long the answer may take; then the connection counts as lost.
-        idle_s: A connection without calls is closed after this time.
-        look_every_s: How often it is looked at if nothing else is due.
-    """
-
-    settings_within_s: float = 5.0
-    ping_after_s: float | None = 30.0
-    ping_within_s: float = 10.0
-    idle_s: float = 180.0
-    look_every_s: float = 30.0
 
 
 UPKEEP: Final = Upkeep()
@@ -102,17 +83,14 @@ class Http2Client(Http2Protocol):
         is_spare: Callable[[Http2Client], bool] | None = None,
         holds_back: bool = False,
     ) -> None:
-        super().__init__(client=True, limits=limits, native=native)
-        self._upkeep = upkeep
-        self._is_spare = is_spare
+        super().__init__(client=True, limits=limits, native=native, upkeep=upkeep)
+        self._settings_within_s = upkeep.settings_within_s
+        self._may_retire = is_spare
         self._holds_back = holds_back
         self._holding: asyncio.TimerHandle | None = None
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._on_gone = on_gone
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-        self._last_used = self._loop.time()
-        self._ping_sent = False
 
     @property
     def usable(self) -> bool:
@@ -127,48 +105,27 @@ class Http2Client(Http2Protocol):
     # ── life ───────────────────────────────────────────────────────────────────────────────────────
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._timer = self._loop.call_later(self._upkeep.settings_within_s, self._no_settings)
+        self._timer = self._loop.call_later(self._settings_within_s, self._no_settings)
 
     def _no_settings(self) -> None:
         if not self.ready.done():
-            self.ready.set_exception(
-                PeerUnreachable(f"no SETTINGS from the server in {self._upkeep.settings_within_s:g} s")
-            )
+            self.ready.set_exception(PeerUnreachable(f"no SETTINGS from the server in {self._settings_within_s:g} s"))
             self.ready.exception()
         self.abort()
 
     def on_settings(self) -> None:
         if not self.ready.done():
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_later(self._upkeep.look_every_s, self._look_after)
+            self.begin_upkeep()
             self.ready.set_result(None)
         self._admit()
 
-    def _look_after(self) -> None:
-        """Close an idle connection in the end; ask a quiet one for a sign of life before."""
-        if self.lost:
-            return
-        upkeep = self._upkeep
-        idle = self._loop.time() - self._last_used
-        too_old = not self.load and idle >= upkeep.idle_s
-        if self._ping_sent or (too_old and (self._is_spare is None or self._is_spare(self))):
-            self._retire()
-            return
-        wait = upkeep.look_every_s
-        if upkeep.ping_after_s is not None and idle >= upkeep.ping_after_s:
-            self._ping_sent = True
-            self.h2.ping(b"tieline\0")
-            self.kick()
-            wait = upkeep.ping_within_s
-        self._timer = self._loop.call_later(wait, self._look_after)
+    def is_spare(self, now: float, upkeep: Upkeep) -> bool:
+        too_old = not self.load and now - self._last_used >= upkeep.idle_s
+        return too_old and (self._may_retire is None or self._may_retire(self))
 
-    def _retire(self) -> None:
-        if self._ping_sent:
-            self.abort()
-        else:
-            log.debug("expired gRPC connection(s) to %s", self._transport.get_extra_info("peername"))
-            self.close()
+    def retire(self) -> None:
+        log.debug("expired gRPC connection(s) to %s", self._transport.get_extra_info("peername"))
+        self.close()
 
     def leave(self) -> None:
         """Take no new calls, and close after the last of those in progress."""
@@ -176,13 +133,6 @@ class Http2Client(Http2Protocol):
         self._refuse_waiting(PeerRefused("the connection takes no more calls"))
         if not self.h2.streams:
             self.close()
-
-    def on_ping_ack(self, data: bytes) -> None:
-        self._ping_sent = False
-
-    def data_received(self, data: bytes) -> None:
-        self._ping_sent = False
-        super().data_received(data)
 
     def on_goaway(self, code: int, text: bytes) -> None:
         if self._on_gone is not None:

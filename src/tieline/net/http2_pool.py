@@ -10,7 +10,8 @@ from typing import Final
 from tieline.errors import PeerUnreachable, TielineError
 from tieline.model import Cause, Endpoint
 from tieline.net.dial_text import reason_text, tls_text
-from tieline.net.http2_client import UPKEEP, Http2Client, Upkeep
+from tieline.net.http2 import Upkeep
+from tieline.net.http2_client import UPKEEP, Http2Client
 from tieline.net.loop import connect
 from tieline.net.tasks import spawn
 from tieline.wire.http2 import Limits

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tieline.errors import Cancelled, TielineError, untrace
 from tieline.model import AnyBody, Cause, Hop, Opened, Reply, Request
-from tieline.net.http2 import Exchange, Http2Protocol
+from tieline.net.http2 import Exchange, Http2Protocol, Upkeep
 from tieline.net.tunnel import Flow, drain
 from tieline.wire.errors_text import explained
 from tieline.wire.http2 import ErrorCode, Limits, Stream
@@ -94,12 +94,14 @@ class Http2Server(Http2Protocol):
         members: set[Any],
         max_body: int | None = None,
         takes: Takes | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
-        super().__init__(client=False, limits=limits, native=native, max_body=max_body)
+        super().__init__(client=False, limits=limits, native=native, max_body=max_body, upkeep=upkeep)
         self.handler = handler
         self._takes = takes
         self._members = members
-        self._timer: asyncio.TimerHandle | None = None
+        self._opened = 0
+        self._greeted = False
         self._drain_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -113,9 +115,19 @@ class Http2Server(Http2Protocol):
             self.kick()
 
     def on_settings(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if not self._greeted:
+            self._greeted = True
+            self.begin_upkeep()
+
+    def is_spare(self, now: float, upkeep: Upkeep) -> bool:
+        opened = self.h2.opened
+        if self.h2.streams or opened != self._opened:
+            self._opened = opened
+            self._last_used = now
+        return now - self._last_used >= upkeep.idle_s
+
+    def retire(self) -> None:
+        self.drain()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._members.discard(self)

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 from tieline.errors import GrpcCode, PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable, TielineError, name_of
 from tieline.model import Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Reply, RpcReply, Target
 from tieline.names.cache import NameCache
+from tieline.net.http2 import Upkeep
 from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
 from tieline.wire.grpc.codes import read_status_body
@@ -35,6 +36,9 @@ _SCHEME: Final = (b":scheme", b"http", False)
 PEER_LIMITS: Final = Limits(streams=1, header_list=1 << 20, header_list_hard=2 << 20, unread=160 << 20)
 """For the connections to peers: whatever an app's answer head may be, it comes through; and as many calls as share a
 connection may have readers that stop, without holding up those beside them."""
+
+PEER_UPKEEP: Final = Upkeep(ping_after_s=10.0, ping_within_s=5.0)
+"""A peer that says nothing for so long is asked for a sign of life, in use or not (G-5)."""
 
 
 class PeerCaller:

@@ -18,6 +18,7 @@ from tieline.errors import StartError
 from tieline.inbound.server import InboundServer
 from tieline.names.host import own_internal_port
 from tieline.net.http1_server import Http1Server, ServerOptions
+from tieline.net.http2 import Upkeep
 from tieline.net.http2_server import Handler, Http2Server, Takes
 from tieline.net.listener import Listener
 from tieline.wire.http2 import Limits
@@ -31,7 +32,17 @@ RPC_STREAMS: Final = 1 << 16
 """Calls that our app may have in progress on one connection to the gRPC API: daprd sets no limit, and waits."""
 RPC_HEADERS: Final = 65536
 """Longest metadata of an RPC, unless the read buffer is larger (G-3)."""
-INTERNAL_LIMITS: Final = Limits(streams=2048, header_list=1 << 20, header_list_hard=2 << 20, unread=160 << 20)
+MIN_PING_INTERVAL_S: Final = 8.0
+"""Clients that ask gRPC servers for a sign of life more often are hung up on (G-4)."""
+INTERNAL_LIMITS: Final = Limits(
+    streams=2048,
+    header_list=1 << 20,
+    header_list_hard=2 << 20,
+    unread=160 << 20,
+    ping_interval_s=MIN_PING_INTERVAL_S,
+)
+RPC_UPKEEP: Final = Upkeep(ping_after_s=10.0, ping_within_s=5.0, idle_s=180.0)
+"""Of connections to both gRPC servers (G-4)."""
 
 
 class Listeners:
@@ -125,7 +136,9 @@ class Listeners:
         """Answer other sidecars; ``takes`` gets their proxied calls."""
         members = self.internal.members
         await self.internal.accept(
-            lambda: Http2Server(server, limits=INTERNAL_LIMITS, native=True, members=members, takes=takes)
+            lambda: Http2Server(
+                server, limits=INTERNAL_LIMITS, native=True, members=members, takes=takes, upkeep=RPC_UPKEEP
+            )
         )
         log.info("Internal gRPC server is running on port %d", self.internal.port)
 
@@ -149,7 +162,9 @@ class Listeners:
         """Answer the RPCs of our app."""
         settings = self._settings
         longest = max(RPC_HEADERS, settings.read_buffer_size + HEAD_SLACK)
-        limits = Limits(streams=RPC_STREAMS, header_list=longest, header_list_hard=4 * longest)
+        limits = Limits(
+            streams=RPC_STREAMS, header_list=longest, header_list_hard=4 * longest, ping_interval_s=MIN_PING_INTERVAL_S
+        )
         self._answer_rpc, self._take_rpc = api.handle, api.take
         members = self.grpc.members
         await self.grpc.accept(
@@ -160,6 +175,7 @@ class Listeners:
                 members=members,
                 # Looked up at each request: open connections go on with what a reload makes.
                 takes=lambda *request: self._take_rpc(*request),
+                upkeep=RPC_UPKEEP,
             )
         )
         if settings.unix_domain_socket:

@@ -42,7 +42,7 @@ from tieline.net.http2_pool import Http2Pool
 from tieline.net.http2_server import Handler as Http2Handler
 from tieline.outbound.external import External
 from tieline.outbound.invoke import Dispatch, Local, outbound
-from tieline.outbound.peer import PEER_LIMITS, PeerCaller
+from tieline.outbound.peer import PEER_LIMITS, PEER_UPKEEP, PeerCaller
 from tieline.sidecar.naming import knows_namespaces
 from tieline.sidecar.proxying import Proxying
 from tieline.telemetry.access_log import FailureLog
@@ -107,7 +107,11 @@ class Parts:
         self.front = Front(self.tracer)
         self.channel = self._make_channel()
         self.prober = self._make_prober()
-        self.peers = Http2Pool(native=True, limits=PEER_LIMITS)
+        self.peers = Http2Pool(
+            native=True,
+            limits=PEER_LIMITS,
+            upkeep=PEER_UPKEEP._replace(idle_s=settings.peer_idle_s, look_every_s=settings.peer_sweep_s),
+        )
         self.proxying = Proxying(
             settings,
             channel=self.channel,

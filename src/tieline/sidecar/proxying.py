@@ -11,7 +11,7 @@ from tieline.inbound.proxied import ProxiedCalls
 from tieline.model import CallRecord
 from tieline.names.cache import NameCache
 from tieline.net.deadlines import Deadlines
-from tieline.net.http2_client import Upkeep
+from tieline.net.http2 import Upkeep
 from tieline.net.http2_pool import Http2Pool
 from tieline.outbound.proxy import PeerRoute, Proxy
 from tieline.wire.grpc.proxied import NewTraces

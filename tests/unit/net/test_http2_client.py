@@ -11,7 +11,7 @@ import pytest
 from tieline.errors import AppBroken
 from tieline.model import Headers, Reply, Request
 from tieline.net import http2_client, http2_pool
-from tieline.net.http2_client import Upkeep
+from tieline.net.http2 import Upkeep
 from tieline.net.http2_pool import Http2Pool
 from tieline.net.http2_server import Handler, Http2Server
 from tieline.net.listener import Listener

@@ -19,6 +19,7 @@ budgets, into which each stream opened pays: so a busy connection may have many 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -72,6 +73,8 @@ BOTH: Final = 3
 FAR_AWAY_S: Final = 0.002
 """A sender that waits so long for credit is a long way off, and gets a larger window."""
 _NOT_PLAIN: Final = END_HEADERS | PADDED | PRIORITY_FLAG
+MAX_PING_STRIKES: Final = 2
+"""So many PINGs may come too early before the connection ends."""
 MAX_ENTRY: Final = 4096 + 32
 """What one field can count at most if it came out of the compression table."""
 
@@ -228,6 +231,9 @@ class Connection:
         self._control_opened = self._resets_opened = 0
         self._granted = DEFAULT_WINDOW
         self._pinged_at = (0, 0)
+        self._ping_at = -math.inf
+        self._ping_mark = (0, 0)
+        self._ping_strikes = 0
         self._open()
 
     def _open(self) -> None:
@@ -274,6 +280,11 @@ class Connection:
     def can_open(self) -> bool:
         """Whether the peer takes one more stream now."""
         return len(self.streams) < self.peer_max_streams and not self.draining and self.fault is None
+
+    @property
+    def opened(self) -> int:
+        """How many streams the peer has opened."""
+        return self._opened
 
     def send_request(self, fields: Fields, *, end: bool) -> Stream:
         """Open a stream. ``can_open`` must hold.
@@ -871,6 +882,8 @@ class Connection:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING of a wrong size")
         # Go's gRPC measures the line with a PING whenever DATA reached it: these are no flood.
         moved = (self._granted - self._send_window, self._recv_owed)
+        if self.limits.ping_interval_s and not flags & ACK:
+            self._judge_ping(moved[0])
         if moved == self._pinged_at or len(self.out) > self.limits.held_frames:
             self._spend_control("PING frames")
         self._pinged_at = moved
@@ -878,6 +891,19 @@ class Connection:
             self.listener.on_ping_ack(payload)
         else:
             self.out.append(frames.frame(PING, ACK, 0, payload))
+
+    def _judge_ping(self, sent: int) -> None:
+        """End a connection on which PINGs come too fast, as gRPC's servers do; traffic of ours pardons them."""
+        now = self._clock()
+        mark = (sent, self._opened)
+        if mark != self._ping_mark:
+            self._ping_mark = mark
+            self._ping_strikes = 0
+        elif now < self._ping_at + self.limits.ping_interval_s:
+            self._ping_strikes += 1
+            if self._ping_strikes > MAX_PING_STRIKES:
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
+        self._ping_at = now
 
     def _on_rst_stream(self, number: int, payload: bytes) -> None:
         if not number:

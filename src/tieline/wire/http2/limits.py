@@ -30,6 +30,8 @@ class Limits:
         settings: Settings that one frame may bring.
         dribble: A WINDOW_UPDATE of fewer bytes for somebody who waits for it counts as such a frame as well.
         held_frames: Frames (or halves of them) waiting to be written, above which the peer may not cause more.
+        ping_interval_s: PINGs of a client that come faster than that, without anything of ours between them, end the
+            connection after a few; 0 for no such rule, which is gRPC's.
         forgotten: How many streams that we reset are remembered, so that late frames on them do no harm.
     """
 
@@ -52,6 +54,7 @@ class Limits:
     settings: int = 64
     dribble: int = 64
     held_frames: int = 16384
+    ping_interval_s: float = 0.0
     forgotten: int = 1024
 
 
