@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -102,6 +103,7 @@ def register(mesh: Mesh, app_id: str, port: int) -> None:
         columns = [row[1] for row in db.execute("PRAGMA table_info(hosts)")]
         row = dict(zip(columns, db.execute("SELECT * FROM hosts WHERE app_id = 'alpha'").fetchone(), strict=True))
         row |= {"registration_id": app_id, "app_id": app_id, "address": f"127.0.0.1:{port}"}
+        row["last_update"] = int(time.time()) + 600  # nobody renews it
         db.execute(f"INSERT INTO hosts VALUES ({', '.join('?' * len(columns))})", tuple(row.values()))
     db.close()
 
@@ -293,3 +295,73 @@ def common_answer(fields: Any) -> list[tuple[str, str]]:
     """Return what two HTTP servers have in common of an answer's fields."""
     guessed = ("content-type", "text/plain; charset=utf-8")  # daprd guesses a type where there is none (H-72)
     return [field for field in shown(fields) if field != guessed and field[0] not in ("connection", "cache-control")]
+
+
+# ── daprds that misbehave ──
+
+PEERS = {case["name"]: case for case in load("grpc-peers.json")}
+# What daprd hides by ending the answer well: here the client learns that it broke off (G-37, H-74).
+TRUNCATED = {"second-status", "wrong-seq", "error-after-body", "cut-after-body"}
+# Known before the head of the answer was passed on, so that it is an error.
+REFUSED = {"first-seq-one": "invalid sequence number received: 1 (expected: 0)"}
+# Text of the library that reads what is no HTTP/2.
+OWN_TEXT = {"close", "http-1"}
+# Shown with shorter times in tests of one connection.
+ELSEWHERE = {"peek", "idle", "no-pong", "close", "http-1", "big-payload"}
+
+
+def script_of(case: dict[str, Any]) -> Script:
+    """Return what a recorded callee does."""
+    callee = case["callee"]
+    status = callee.get("status", ["0", ""])
+    return Script(
+        messages=[b64(one) for one in case["callee_messages"]],
+        head=[tuple(one) for one in callee.get("head", ())],
+        tail=[tuple(one) for one in callee.get("tail", ())],
+        http=callee.get("http", "200"),
+        type=callee.get("type", "application/grpc"),
+        status=None if status is None else (status[0], status[1]),
+        only_trailers=callee.get("trailers_only", False),
+        reset=callee.get("reset"),
+        at_once=callee.get("reply") == "at once",
+        cut=callee.get("cut", False),
+        goaway=callee.get("goaway", False),
+        slow=callee.get("slow", 0.0),
+    )
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.rule("G-5", "G-8", "G-35", "G-36", "G-37", "G-38", "G-39", "G-40", "G-127")
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in ELSEWHERE])
+async def test_a_daprd_of_any_kind_is_borne_with(name: str, caller: Caller) -> None:
+    case = PEERS[name]
+    callee = case["callee"]
+    daprd = Daprd(script_of(case))
+    daprd.settings = {int(code): value for code, value in callee.get("settings", {}).items()}
+    daprd.late = callee.get("late", 0.0)
+    daprd.windows = callee.get("windows", True)
+    daprd.extra = b64(callee.get("extra", ""))
+    await daprd.start()
+    register(caller.mesh, name, daprd.port)
+    verb = "POST" if "body" in callee else "GET"
+    body = b"x" * callee["body"] if "body" in callee else None
+
+    answers = [
+        await one
+        for one in [
+            asyncio.create_task(caller.sidecar.call(name, "work", verb, body=body))
+            for _ in range(callee.get("parallel", 1))
+        ]
+    ]
+    answers += [await caller.sidecar.call(name, "work", verb, body=body) for _ in range(callee.get("calls", 1) - 1)]
+
+    for answer, got in zip(answers, case["client_got"], strict=True):
+        if name in REFUSED:
+            assert (answer.status, REFUSED[name].encode() in answer.body) == (500, True)
+        elif name in TRUNCATED:
+            # Cut off after its head, or known to be broken before that.
+            assert (answer.status, answer.whole) == (200, False) or answer.status == 500
+        else:
+            assert (answer.status, answer.body.decode()) == (got["status"], got["body"])
+    assert daprd.most_at_once <= case["most_calls_at_once"] or case["most_calls_at_once"] == 0
+    await daprd.aclose()
