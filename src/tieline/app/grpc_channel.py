@@ -26,7 +26,8 @@ from tieline.errors import (
 )
 from tieline.model import AnyBody, CallRecord, Cause, Headers, Hop, Invocation, Reply, RpcReply, RpcStatus
 from tieline.net.client_tls import trusting_context
-from tieline.net.http2_client import Http2Client, StreamCut, Upkeep
+from tieline.net.http2 import Upkeep
+from tieline.net.http2_client import Http2Client, StreamCut
 from tieline.net.http2_pool import Http2Pool
 from tieline.wire.grpc import status as statuses
 from tieline.wire.grpc.mapping import fields_to_metadata, metadata_to_metadata, own_metadata

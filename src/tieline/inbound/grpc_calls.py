@@ -40,12 +40,12 @@ from tieline.model import (
 )
 from tieline.net.backpressure import BodyStream, NoSource
 from tieline.net.payloads import Incoming, Outgoing, collect
+from tieline.wire.grpc.failure import failure_fields
 from tieline.wire.grpc.internal import (
     SERVICE,
     STREAM_PATH,
     UNARY_PATH,
     V1,
-    VERBS,
     BrokenBody,
     Payloads,
     RequestHead,
@@ -68,6 +68,7 @@ from tieline.wire.grpc.messages import BadMessages, MessageReader, frame
 from tieline.wire.grpc.status import CONTENT_TYPE, OK, render_status
 from tieline.wire.grpc.timeout import BadTimeout, parse_timeout
 from tieline.wire.grpc.trace import trace_of
+from tieline.wire.grpc.verbs import name_of_verb
 from tieline.wire.method_path import encode_escaped, encode_path, normalise_rpc
 
 ACTORS: Final = frozenset({SERVICE + name for name in (b"CallActor", b"CallActorReminder", b"CallActorStream")})
@@ -175,7 +176,7 @@ class GrpcCalls:
             call = self._invocation(head, record, request.headers, deadline)
             request.drop_body()
             self._give_body(call, head.message.data.value)
-            return await _unary(await self._serve(call), self._limit)
+            return await _unary(await self._serve(call), self._limit, record)
         first = read_message(pb.InternalInvokeRequestStream, message, request=True)
         head = first.request
         if not head.metadata or not head.HasField("message"):
@@ -183,7 +184,7 @@ class GrpcCalls:
         call = self._invocation(head, record, request.headers, deadline)
         await self._read_body(call, request.body, reader, first)
         wants_events = call.rpc is None and _asks_for_events(head)
-        return _streamed(await self._serve(call), wants_events, deadline)
+        return _streamed(await self._serve(call), wants_events, deadline, record)
 
     # ── what is asked ──────────────────────────────────────────────────────────────────────────────
     def _invocation(
@@ -200,7 +201,7 @@ class GrpcCalls:
         record.caller_namespace = _one(internal, "dapr-caller-namespace")
         self._check_callee(_one(internal, "dapr-callee-app-id"))
         is_grpc = is_grpc_origin(internal)
-        verb = VERBS[said.verb] if said.verb is not None and 0 < said.verb < len(VERBS) else b""
+        verb = name_of_verb(said.verb)
         record.verb = verb or _NO_VERB
         method, encoded = self._method(said.method, is_grpc)
         record.method = method
@@ -303,8 +304,9 @@ class GrpcCalls:
 
     def _give_body(self, call: Invocation, body: bytes) -> None:
         call.body = body
-        call.length = len(body)
         call.record.request_bytes = len(body)
+        if call.rpc is not None or not body:
+            call.length = len(body)  # else an HTTP client said whether it has one
 
 
 def _broken(text: str) -> TielineError:
@@ -384,19 +386,24 @@ class _Timely:
         self._body.abandon()
 
 
-def _streamed(reply: Reply, wants_events: bool, deadline: float | None) -> Reply:
+def _streamed(reply: Reply, wants_events: bool, deadline: float | None, record: CallRecord) -> Reply:
     """Return an answer as the messages of ``CallLocalStream`` (G-44)."""
     events = wants_events and not isinstance(reply, RpcReply) and 200 <= reply.status <= 299
     head = _events_head(reply) if events else _head_of(reply, streams=True)
     body = reply.body
     if isinstance(body, bytes):
-        return Reply(200, _HEAD, frame_stream(head, body, 0), _DONE)
+        return Reply(200, _head(record), frame_stream(head, body, 0), _DONE)
     if deadline is not None:
         body = _Timely(body, deadline)
     return Reply(200, _HEAD, Outgoing(head, body, ending=_ending, events=events))
 
 
-async def _unary(reply: Reply, limit: int | None) -> Reply:
+def _head(record: CallRecord) -> Headers:
+    """Return the head of an answer that is whole; it says why if this sidecar answers in its app's place."""
+    return _HEAD if record.cause is None else [*_HEAD, *failure_fields(record)]
+
+
+async def _unary(reply: Reply, limit: int | None, record: CallRecord) -> Reply:
     """Return an answer as the message of ``CallLocal`` (G-45).
 
     Raises:
@@ -410,7 +417,7 @@ async def _unary(reply: Reply, limit: int | None) -> Reply:
     body = reply.body
     if not isinstance(body, bytes):
         body = await collect(body, limit, too_long)
-    return Reply(200, _HEAD, frame(_head_of(reply, streams=False, body=body)), _DONE)
+    return Reply(200, _head(record), frame(_head_of(reply, streams=False, body=body)), _DONE)
 
 
 def _head_of(reply: Reply, *, streams: bool, body: bytes = b"") -> bytes:
@@ -419,10 +426,11 @@ def _head_of(reply: Reply, *, streams: bool, body: bytes = b"") -> bytes:
         failed = status.code != GrpcCode.OK
         # An error usually comes in one block of fields, which then count as trailers (G-26).
         in_one = failed and not reply.headers
+        in_trailers = CONTENT_TYPE if in_one and reply.trailers is not None else b""
         return response_head(
             status,
             {} if in_one else metadata_to_internal(reply.headers),
-            metadata_to_internal(reply.trailers or [], content_type=CONTENT_TYPE if in_one else b""),
+            metadata_to_internal(reply.trailers or [], content_type=in_trailers),
             content_type=reply.content_type,
             type_url=reply.type_url,
             has_message=not (failed and streams),

@@ -19,11 +19,12 @@ from tieline.errors import (
     TooLarge,
 )
 from tieline.middleware.attempts import KeptBody
-from tieline.model import AnyBody, Cause, Endpoint, Headers, Hop, Invocation, Reply, RpcReply, RpcStatus
+from tieline.model import AnyBody, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Reply, RpcReply, RpcStatus
 from tieline.net.backpressure import BodyStream, NoSource
 from tieline.net.http2_client import ClientExchange, Http2Client, StreamCut
 from tieline.net.payloads import Incoming, Outgoing, collect
 from tieline.wire.errors_text import MAX_HINT_BYTES
+from tieline.wire.grpc.failure import explain_by
 from tieline.wire.grpc.internal import (
     NUMBERS,
     STREAM_PATH,
@@ -90,12 +91,12 @@ class GrpcPeer:
         body: AnyBody = frame_stream(head, asked, 0) if isinstance(asked, bytes) else Outgoing(head, asked)
         fields = self._fields(connection, call, endpoint, STREAM_PATH)
         try:
-            return await _Rpc(connection, self._limit).stream(fields, body, call)
+            return await _Rpc(connection, self._limit, call.record).stream(fields, body, call)
         except _Unimplemented:
             whole = await _again_whole(call, self._limit)
         message = frame(request_head(metadata, said, whole))
         try:
-            return await _Rpc(connection, self._limit).unary(
+            return await _Rpc(connection, self._limit, call.record).unary(
                 self._fields(connection, call, endpoint, UNARY_PATH), message, call
             )
         except _Unimplemented as error:
@@ -151,11 +152,14 @@ class _Unimplemented(Exception):
 class _Rpc:
     """One RPC to a peer."""
 
-    __slots__ = ("_alarm", "_begun", "_connection", "_limit")
+    __slots__ = ("_alarm", "_begun", "_connection", "_limit", "_record", "_said")
 
-    def __init__(self, connection: Http2Client, limit: int | None) -> None:
+    def __init__(self, connection: Http2Client, limit: int | None, record: CallRecord) -> None:
         self._connection = connection
         self._limit = limit
+        self._record = record
+        self._said: dict[bytes, bytes] = {}
+        """What another Tieline says that answers in its app's place."""
         self._alarm: asyncio.TimerHandle | None = None
         self._begun = False
         """Something of an answer has come."""
@@ -245,6 +249,8 @@ class _Rpc:
             status = read_status(reply.headers)
             if status is not None and status.code != GrpcCode.OK:
                 raise self._failed(status, reply.headers)
+        elif len(reply.headers) > 1 and self._connection.h2.peer_native:
+            self._said = _own(reply.headers)
 
     async def _first_message(self, source: BodyStream, reader: MessageReader) -> bytes:
         """Return the first message of an answer.
@@ -270,7 +276,10 @@ class _Rpc:
         if source.is_complete or is_rpc:
             body = await collect(incoming, self._limit if is_rpc else None, self._too_long)
             self._silence()
-            return _make_reply(head, body, call)
+            reply = _make_reply(head, body, call)
+            if b"tieline-cause" in self._said and isinstance(reply, RpcReply):
+                explain_by(self._said, reply.rpc_status, self._record)
+            return reply
         reply = _make_reply(head, b"", call)
         reply.body = incoming if self._alarm is None else _Alarmed(incoming, self._alarm)
         self._alarm = None
@@ -288,7 +297,7 @@ class _Rpc:
         """Return the failure that a status is."""
         code, text = status.code, status.message
         if self._connection.h2.peer_native:
-            said = {name: value for name, value in trailers if name.startswith(b"tieline-")}
+            said = _own(trailers)
             if b"tieline-cause" in said:
                 return _as_told(code, text, said)
         if code == GrpcCode.UNIMPLEMENTED and not self._begun:
@@ -417,6 +426,11 @@ def _make_reply(head: ResponseHead, body: bytes, call: Invocation) -> Reply:
         headers = [field for field in headers if field[0] != b"content-type"]
         headers += content_type_field(message.content_type, message.data.type_url)
     return Reply(code, [field for field in headers if field[0][:1] != b":"], body)
+
+
+def _own(fields: Headers) -> dict[bytes, bytes]:
+    """Return what another Tieline says besides."""
+    return {name: value for name, value in fields if name.startswith(b"tieline-")}
 
 
 def _as_told(code: int, text: str, said: dict[bytes, bytes]) -> TielineError:

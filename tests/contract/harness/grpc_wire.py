@@ -18,9 +18,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc
+
 from tests.support.app import Exchange
 from tests.support.daprd import b64
+from tests.support.grpc_app import Answer, echoed
+from tests.support.grpc_app import Exchange as Rpc
+from tieline._generated.dapr.proto.common.v1.common_pb2 import InvokeRequest, InvokeResponse
 from tieline._generated.dapr.proto.internals.v1 import service_invocation_pb2 as pb
+from tieline._generated.google.rpc.error_details_pb2 import ErrorInfo
+from tieline._generated.google.rpc.status_pb2 import Status
 
 FOLDER = Path(__file__).parents[1] / "cases"
 
@@ -158,3 +165,36 @@ def _send(exchange: Exchange, status: int, body: bytes, headers: list[tuple[str,
         exchange.begin(status, headers if status in (204, 304) else [*headers, ("Content-Length", str(len(body)))])
     else:
         exchange.answer(status, body, headers)
+
+
+async def invoked_as_recorded(exchange: Rpc) -> None:
+    """Be the gRPC app of the recordings: the method says what is answered."""
+    message = await exchange.read() or b""
+    request = InvokeRequest.FromString(message)
+    word, _, rest = request.method.lstrip("/").partition("/")
+    if word == "status" and not rest.startswith("0"):
+        number, _, details = rest.partition("/")
+        trailers: list[tuple[str, str | bytes]] = [("app-trailer", "t")]
+        if details:
+            status = Status(code=int(number), message=f"status {number}")
+            status.details.add().Pack(ErrorInfo(reason="BECAUSE", domain="app.test", metadata={"k": "v"}))
+            trailers.append(("grpc-status-details-bin", status.SerializeToString()))
+        code: Any = next((one for one in grpc.StatusCode if one.value[0] == int(number)), int(number))
+        await exchange.context.abort(code, f"status {number}", tuple(trailers))
+    elif word == "headers":
+        await exchange.answer(Answer([echoed(message)], headers=RPC_HEADERS, trailers=RPC_TRAILERS))
+    elif word == "empty":
+        await exchange.answer(Answer([b""]))
+    elif word == "typed":
+        response = InvokeResponse()
+        response.data.type_url, response.data.value = "type.googleapis.com/test.Thing", b"\x0a\x01z"
+        await exchange.answer(Answer([response.SerializeToString()]))
+    else:
+        await exchange.answer(Answer([echoed(message)]))
+
+
+RPC_HEADERS = (
+    ("x-one", "a"), ("x-one", "b"), ("thing-bin", b"\x00\x01\x02"), ("cache-control", "no-store"),
+    ("set-cookie", "c=1"), ("location", "/elsewhere"), ("dapr-thing", "t"),
+)  # fmt: skip
+RPC_TRAILERS = (("app-trailer", "t"), ("end-bin", b"\xff"))

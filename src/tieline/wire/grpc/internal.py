@@ -18,15 +18,15 @@ from tieline.errors import GrpcCode
 from tieline.model import RpcStatus
 from tieline.wire.grpc.mapping import InternalMap
 from tieline.wire.grpc.messages import BadMessages
+from tieline.wire.grpc.verbs import VERBS
 
 SERVICE: Final = b"/dapr.proto.internals.v1.ServiceInvocation/"
 STREAM_PATH: Final = SERVICE + b"CallLocalStream"
 UNARY_PATH: Final = SERVICE + b"CallLocal"
 PAYLOAD_BYTES: Final = 2048
 """Longest payload that is sent; longer ones are understood (G-34)."""
-VERBS: Final = (b"", b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH")
-"""Of an HTTP extension, by number; 0 is none."""
 NUMBERS: Final = {verb: number for number, verb in enumerate(VERBS)}
+"""Of the verbs in the HTTP extension."""
 V1: Final = pb.V1
 
 _HEAD: Final = b"\x0a"  # field 1, a message or bytes
