@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import gmtime, strftime
 from typing import Final
 
 from tieline.errors import TielineError
@@ -49,14 +50,19 @@ def explanation(error: TielineError) -> Headers:
     return explained(error.cause, error.hop, error.hint)
 
 
+def dated() -> tuple[bytes, bytes]:
+    """Return the field that says when an answer of our own was made (RFC 9110 §6.6.1)."""
+    return (b"date", strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime()).encode("ascii"))
+
+
 def api_error(status: int, code: str, message: str) -> ErrorReply:
     """Return a JSON error in Dapr's shape; no further members, since one of its SDKs refuses them."""
     text = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     body = f'{{"errorCode":{_quoted(code)},"message":{_quoted(text)}}}'.translate(_ESCAPED)
-    return ErrorReply(status, [_JSON], body.encode(), code)
+    return ErrorReply(status, [_JSON, dated()], body.encode(), code)
 
 
 def text_error(status: int, text: str, cause: Cause, hint: str = "") -> Reply:
     """Return a plain text error of this sidecar's own."""
-    headers = [*_TEXT, *explained(cause, Hop.CALLER, hint)]
+    headers = [*_TEXT, dated(), *explained(cause, Hop.CALLER, hint)]
     return Reply(status, headers, text.encode("utf-8", "replace") + b"\n")
