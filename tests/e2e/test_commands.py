@@ -74,6 +74,7 @@ async def test_list_shows_who_runs_and_what_is_known_of_them(mesh: Mesh) -> None
     assert (row["maxRequestBodySize"], row["httpReadBufferSize"]) == (4 << 20, 4096)
     assert re.fullmatch(r"\d+s", row["age"])
     assert rows["shop"]["appPort"] == 0
+    assert re.search(rf"metrics server started on \S*:{row['metricsPort']}\b", orders.log())
     lines = table.out.splitlines()
     assert lines[0].split("  ")[0] == "APP ID"
     assert re.split(r"  +", lines[1])[:2] == ["orders", str(orders.port)]

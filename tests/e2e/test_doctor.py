@@ -339,10 +339,14 @@ async def test_files_that_the_user_names_are_looked_at(mesh: Mesh, tmp_path: Pat
 
     well = await doctor(mesh, "--config", str(good), "--resources-path", str(folder))
     ill = await doctor(mesh, "--config", str(bad), "--resources-path", str(tmp_path / "none"))
+    absent = await doctor(mesh, "--config", str(tmp_path / "absent.yaml"))
 
     assert told(well, "files", "ok") == f"files: {good}, {folder} can be used"
     assert "bad.yaml" in told(ill, "files", "fail")
     assert f"{tmp_path}/none: cannot be read" in told(ill, "files", "fail")
+    (line,) = (row["line"] for row in absent if row["subject"] == "files")
+    assert line.startswith("files: error loading configuration: stat ")
+    assert "check --config" in line
 
 
 # --- how it is shown ---

@@ -17,6 +17,7 @@ from tieline.cli.findings import Finding, fail, ok, warn
 from tieline.cli.roster import ASK_TIMEOUT_S
 from tieline.cli.sockets import describe, listeners, owners
 from tieline.cli.wait import HEALTH_PATH
+from tieline.config.fatal import FatalOption
 from tieline.errors import ConfigError
 
 PACKAGES: Final = {"aiofastnet": "", "jh2": "", "orjson": "", "yaml": "pyyaml", "uvloop": ""}
@@ -222,6 +223,8 @@ def check_files(
     troubles = list(_start_with(environ, app_id, configurations, folders))
     checker, _ = check_paths((*configurations, *folders), environ)
     for found in checker.findings():
+        if found.message.startswith("cannot be read") and any(found.file in trouble.what for trouble in troubles):
+            continue  # it was told already, in the words of a start
         place = f"{found.file}:{found.line}" if found.line else found.file
         what, todo = f"{place}: {found.message}", found.hint or "correct it"
         if found.severity is Severity.ERROR:
@@ -244,7 +247,8 @@ def _start_with(
         load_configuration(tuple(configurations), environ)
         load_resources(folders, app_id=app_id, environ=environ, watch=False)
     except (ConfigError, OSError) as error:
-        yield fail("files", str(error), "a sidecar with them does not start", "correct them")
+        text = error.message if isinstance(error, FatalOption) else str(error)
+        yield fail("files", text, "a sidecar with them does not start", "correct them")
 
 
 def same_user(pid: int) -> bool:

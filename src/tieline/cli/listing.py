@@ -132,6 +132,7 @@ def _document(member: Member, now: float) -> dict[str, Any]:
         "detail": member.detail,
         "httpHost": facts.http_host,
         "httpSocket": facts.http_socket,
+        "metricsPort": facts.metrics_port,
         "internalAddress": facts.internal_address,
         "appProtocol": facts.app_protocol,
         "appAddress": facts.app_address,

@@ -361,8 +361,10 @@ def _read(path: str) -> bytes:
     except OSError as error:
         # A folder opens in Go and fails when read.
         step = "read" if isinstance(error, IsADirectoryError) else step
-        where = "" if os.path.isabs(path) else f" (from {os.getcwd()})"  # noqa: PTH117, PTH109 - no import for it
-        hint = f"; is the path of --config right?{where}" if isinstance(error, FileNotFoundError) else ""
+        hint = ""
+        if isinstance(error, FileNotFoundError):
+            # Path is not imported for it.
+            hint = "; check --config" if os.path.isabs(path) else f"; check --config, a path from {os.getcwd()}"  # noqa: PTH117, PTH109
         raise _failed(f"{step} {path}: {_reason(error)}{hint}") from error
     except ValueError as error:  # a NUL in the path
         raise _failed(f"stat {path!r}: invalid argument") from error

@@ -80,6 +80,7 @@ class SidecarFacts:
     resolver: str = ""
     needs_token: bool = False
     metrics_enabled: bool = False
+    metrics_port: int = 0
     max_body_size: int = 0
     read_buffer_size: int = 0
 

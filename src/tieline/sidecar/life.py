@@ -142,7 +142,7 @@ class Sidecar:
             self._scraped.bind(settings.metrics_listen_address, settings.metrics_port)
         self._set_environment()
         spec = parts.configuration.name_resolution
-        facts = sidecar_facts(settings, spec, listeners, self._version)
+        facts = sidecar_facts(settings, spec, listeners, self._version, metrics_port=self._scraped.port)
         resolvers = make_resolvers(
             settings,
             spec,

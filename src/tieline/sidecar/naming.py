@@ -31,9 +31,9 @@ def knows_namespaces(spec: NameResolutionSpec | None) -> bool:
 
 
 def sidecar_facts(
-    settings: Settings, spec: NameResolutionSpec | None, listeners: Listeners, version: str
+    settings: Settings, spec: NameResolutionSpec | None, listeners: Listeners, version: str, *, metrics_port: int
 ) -> SidecarFacts:
-    """Return what tools are told of this sidecar."""
+    """Return what tools are told of this sidecar; ``metrics_port`` is the one that is bound, 0 if none is."""
     pid = os.getpid()
     return SidecarFacts(
         app_id=settings.app_id,
@@ -54,6 +54,7 @@ def sidecar_facts(
         resolver=spec.component if spec is not None else "",
         needs_token=settings.api_token is not None,
         metrics_enabled=settings.enable_metrics,
+        metrics_port=metrics_port,
         max_body_size=-1 if settings.max_body_size is None else settings.max_body_size,
         read_buffer_size=settings.read_buffer_size,
     )
