@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.support.grpc_app import UNARY, Answer, GrpcApp, invoke_response, values
+from tests.support.grpc_app import ON_INVOKE, UNARY, Answer, GrpcApp, Handler, invoke_response, values
 from tests.support.http1 import ask
 from tests.support.mesh import Mesh, Sidecar, free_port, until
 from tests.support.prometheus import Exposed, read
@@ -189,7 +189,7 @@ async def test_codes_are_counted_where_rpcs_are_and_statuses_where_http_is(mesh:
     assert "dapr_http_client_completed_count" not in at_own
 
 
-@pytest.mark.rule("G-30", "H-116", "H-117")
+@pytest.mark.rule("G-30", "G-28", "H-116", "H-117")
 async def test_an_app_behind_tls_is_waited_for_and_called_and_never_asked_for_http(mesh: Mesh) -> None:
     port = free_port()
     pair = Authority().issue("somebody.example")
@@ -202,7 +202,7 @@ async def test_an_app_behind_tls_is_waited_for_and_called_and_never_asked_for_ht
     got = await sidecar.call("cart", "work", "POST", body=b"hello")
 
     assert (got.status, got.body) == (200, b"hello")
-    assert [seen.invoked.method for seen in app.seen] == ["work"]
+    assert [(seen.path, seen.invoked.method) for seen in app.seen] == [(ON_INVOKE, "work")]
     assert "of no effect" not in sidecar.log()
     await app.aclose()
 
@@ -231,7 +231,7 @@ async def test_bodies_of_megabytes_go_both_ways(mesh: Mesh) -> None:
 
 @pytest.mark.rule("G-65", "G-15", "G-16", "G-19", "G-26")
 async def test_a_grpc_client_gets_what_the_app_said_from_afar_and_from_its_own_side(mesh: Mesh) -> None:
-    answers = {
+    answers: dict[str, Answer | Handler] = {
         "items/add": Answer(
             [invoke_response(b"data", "text/x", "type/x")],
             headers=[("x-one", "a"), ("thing-bin", b"\0\1"), ("tieline-cause", "forged")],
@@ -241,6 +241,7 @@ async def test_a_grpc_client_gets_what_the_app_said_from_afar_and_from_its_own_s
     }
     app = await mesh.grpc_app(answers)
     caller, own = await a_pair(mesh, app)
+    metadata: list[tuple[str, str | bytes]]
     metadata = [("x-a", "1"), ("x-a", "2"), ("thing-bin", b"\0\xff"), ("dapr-caller-app-id", "liar")]
 
     for sidecar, who in ((caller, "caller"), (own, "cart")):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from tests.support.app import App, echo
 from tests.support.grpc_app import HEALTH_CHECK, ON_INVOKE, Answer, GrpcApp, invoke_response
 from tests.support.grpc_app import Exchange as RpcExchange
 from tests.support.tls import Authority
@@ -481,6 +482,44 @@ class Trailing:
 
     def abandon(self) -> None:
         pass
+
+
+@pytest.mark.rule("H-83")
+async def test_an_app_that_speaks_http_1_is_unavailable_and_the_hint_says_what_to_check() -> None:
+    http1 = App(echo)
+    await http1.start()
+    channel = channel_to(http1.port)
+    call = a_call()
+
+    reply = await outcome(channel, call)
+
+    assert reply.rpc_status.code == 14
+    assert "--app-protocol" in call.record.hint
+    await channel.aclose()
+    await http1.aclose()
+
+
+@pytest.mark.rule("H-83")
+async def test_an_app_that_dies_in_a_call_is_unavailable() -> None:
+    entered = asyncio.Event()
+
+    async def held(request: Request) -> Reply:
+        entered.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    listener = await a_server(held)
+    channel = channel_to(listener.port)
+    call = a_call()
+    calling = asyncio.create_task(outcome(channel, call))
+    await entered.wait()
+    listener.abort()
+
+    reply = await calling
+
+    assert reply.rpc_status == (14, "error reading from server: connection lost", b"")
+    assert call.record.cause is Cause.APP_BROKEN
+    await channel.aclose()
 
 
 @pytest.mark.rule("G-117", "G-115")
