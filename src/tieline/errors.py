@@ -149,6 +149,12 @@ class PeerRefused(PeerUnreachable):
     """The peer said for certain that it did not process the call (REFUSED_STREAM, GOAWAY): it may be sent again."""
 
 
+class WrongPeer(PeerRefused):
+    """The peer is the sidecar of another app, or of another namespace, and so did not process the call."""
+
+    cause = Cause.NAME_UNKNOWN
+
+
 class PeerLost(TielineError):
     """The connection to the peer was lost after the call was sent: it may have run.
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sqlite3
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,26 @@ async def test_an_id_means_the_own_namespace_and_one_with_a_dot_another(mesh: Me
     assert [answer.body for answer in (plain, same, other)] == [b"callee"] * 3
     assert b"couldn't find service: callee\"" in nowhere.body
     assert b"id: callee.nowhere," in nowhere.body
+
+
+async def test_an_app_of_another_namespace_only_is_told_so_at_once(mesh: Mesh) -> None:
+    """Some resolvers do not tell namespaces apart: then the app's own sidecar does, and nobody is waited for."""
+    await mesh.sidecar("py", await mesh.app(echo))
+    caller = await mesh.sidecar("caller")
+    by_resolver = await caller.call("py.other", "m")
+    with contextlib.closing(sqlite3.connect(mesh.state / "tieline" / "registry.db")) as db:
+        db.execute("UPDATE hosts SET namespace = '' WHERE app_id = 'py'")
+        db.commit()
+    began = time.monotonic()
+
+    by_peer = await caller.call("py.other", "m", "POST", body=b"x")
+
+    assert time.monotonic() - began < 0.9
+    for answer in (by_resolver, by_peer):
+        assert answer.header("tieline-cause") == "name-unknown"
+        assert (answer.header("tieline-hint") or "").startswith("py is known in namespace default")
+    assert b"couldn't find service: py" in by_peer.body
+    assert (await caller.call("py", "m")).status == 200
 
 
 @pytest.mark.rule("N-54")

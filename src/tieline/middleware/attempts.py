@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 
 from tieline.errors import TielineError
 from tieline.middleware.chain import Handler
@@ -60,11 +61,17 @@ class KeptBody:
 class Attempts:
     """The step that repeats a call.
 
-    ``sleep`` waits between two tries; tests put their own clock there.
+    Tries begin a pause apart: a try that took longer, looking up a name or waiting for a connection, is followed by the
+    next at once. ``sleep`` waits between two tries, by ``clock``; tests put their own there.
     """
 
-    def __init__(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
         self._sleep = sleep
+        self._clock = clock
 
     async def __call__(self, call: Invocation, call_next: Handler) -> Reply:
         kept = None
@@ -77,6 +84,7 @@ class Attempts:
 
     async def _again(self, call: Invocation, call_next: Handler, error: TielineError, kept: KeptBody | None) -> Reply:
         retries = 0
+        began = call.record.started  # of the call, which is about when its first try began
         while True:
             ready = kept is None or not kept.overflowed
             pause = pause_before_retry(error, call.verb, retries, body_ready=ready)
@@ -86,8 +94,10 @@ class Attempts:
                     error = _exhausted(call, error)
                 raise error
             log.debug("call to %s is sent again in %s s: %s", call.target.addressed, pause, error.text)
-            if pause:
-                await self._sleep(pause)
+            left = began + pause - self._clock()
+            if left > 0:
+                await self._sleep(left)
+            began = self._clock()
             retries += 1
             if kept is not None:
                 kept.rewind()

@@ -84,6 +84,7 @@ class NameCache:
         resolvers: Asked in order; the first that knows a name wins. Their life is the cache's.
         spawn: Starts look-ups.
         clock: A clock for intervals, in seconds.
+        namespace: This sidecar's own, which the names of its apps are written without.
         first: Returns the place at which the turns of a new name begin, given the number of its endpoints; by
             default a random one, so that many callers do not all begin with the same endpoint.
     """
@@ -94,11 +95,13 @@ class NameCache:
         *,
         spawn: Spawn,
         clock: Callable[[], float] = time.monotonic,
+        namespace: str = "default",
         first: Callable[[int], int] = random.randrange,
     ) -> None:
         self._resolvers = tuple(resolvers)
         self._spawn = spawn
         self._clock = clock
+        self._namespace = namespace
         self._first = first
         self._entries: dict[_Key, _Entry] = {}
         self._aside: dict[Endpoint, float] = {}
@@ -291,16 +294,26 @@ class NameCache:
         now = self._clock()
         seen = now - entry.seen_at if entry is not None else float("inf")
         self.forget(target)
-        known: list[str] = []
-        for resolver in self._resolvers:
-            known += [name for name in await resolver.known() if name not in known]
-        error = UnknownTarget(text, hint=miss_hint(self.name, target, known, seen))
+        error = UnknownTarget(text, hint=await self._hint(target, seen))
         error.lately_known = seen < LATELY_S
         return error
 
+    async def not_there(self, target: Target) -> UnknownTarget:
+        """Make the error for a target whose endpoints are known, but said of themselves that they are others'."""
+        self.forget(target)
+        return UnknownTarget(f"couldn't find service: {target.app_id}", hint=await self._hint(target, float("inf")))
 
-def miss_hint(asked: str, target: Target, known: Sequence[str], seen_s: float = float("inf")) -> str:
-    """Return one line on an unknown name: the name that was meant, who was asked, when it was last seen, who is known.
+    async def _hint(self, target: Target, seen_s: float) -> str:
+        known: list[str] = []
+        for resolver in self._resolvers:
+            known += [name for name in await resolver.known() if name not in known]
+        return miss_hint(self.name, target, known, seen_s, self._namespace)
+
+
+def miss_hint(
+    asked: str, target: Target, known: Sequence[str], seen_s: float = float("inf"), namespace: str = "default"
+) -> str:
+    """Return one line on an unknown name: what was meant, who was asked, when it was last seen, who is known.
 
     At most ``MAX_HINT_BYTES``, ASCII; names are percent-encoded, since others choose them. Names that differ from
     the wanted one only in case come first.
@@ -308,7 +321,7 @@ def miss_hint(asked: str, target: Target, known: Sequence[str], seen_s: float = 
     parts = [f"asked: {asked}"] if asked else []
     if ":/" in target.app_id:
         parts.insert(0, "a URL must begin with http:// or https://")
-    if meant := _meant(target, known):
+    if meant := _meant(target, known) or _elsewhere(target, known, namespace):
         parts.insert(0, meant)
     if seen_s < 3600:
         parts.append(f"last seen {seen_s:.0f} s ago")
@@ -321,6 +334,20 @@ def miss_hint(asked: str, target: Target, known: Sequence[str], seen_s: float = 
     shown = _fitting(names, MAX_HINT_BYTES - len(line) - len(" and 4294967295 more"))
     more = len(names) - len(shown)
     return (line + ", ".join(shown) + (f" and {more} more" if more else ""))[:MAX_HINT_BYTES]
+
+
+def _elsewhere(target: Target, known: Sequence[str], namespace: str) -> str:
+    """Say in which other namespaces an app of that ID is known; empty if in none."""
+    spaces: list[str] = []
+    for name in known:
+        app_id, _, said = name.partition(".")
+        space = said or namespace
+        if app_id == target.app_id and space not in (target.namespace, *spaces):
+            spaces.append(space)
+    if not spaces:
+        return ""
+    shown = ", ".join(map(_encoded, spaces[:MAX_HINT_NAMES]))
+    return f"{_encoded(target.app_id)} is known in namespace {shown}"
 
 
 def _meant(target: Target, known: Sequence[str]) -> str:

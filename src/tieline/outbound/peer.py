@@ -8,7 +8,16 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
-from tieline.errors import GrpcCode, PeerFailed, PeerProtocol, PeerRefused, PeerUnreachable, TielineError, name_of
+from tieline.errors import (
+    GrpcCode,
+    PeerFailed,
+    PeerProtocol,
+    PeerRefused,
+    PeerUnreachable,
+    TielineError,
+    WrongPeer,
+    name_of,
+)
 from tieline.model import Attempt, CallRecord, Cause, Endpoint, Headers, Hop, Invocation, Reply, RpcReply, Target
 from tieline.names.cache import NameCache
 from tieline.net.http2 import Upkeep
@@ -91,6 +100,8 @@ class PeerCaller:
                 began = perf_counter()
                 endpoint = await names.pick(target, tried)
                 record.resolving_s += perf_counter() - began
+            if tried and endpoint in tried and _was_wrong(record, endpoint):
+                raise await names.not_there(target)
             attempt = Attempt(endpoint, perf_counter())
             record.attempts += (attempt,)
             try:
@@ -215,7 +226,7 @@ class PeerCaller:
         hint = _hint(said)
         if cause is Cause.NAME_UNKNOWN:
             # The port has a new owner: our address is old. Nothing was processed.
-            raise PeerRefused(f"{text} (asked for {addressed} at {endpoint})", endpoint)
+            raise WrongPeer(f"{text} (asked for {addressed} at {endpoint})", endpoint)
         raise PeerFailed(
             text,
             hint=hint,
@@ -257,6 +268,11 @@ def _no_websockets(addressed: str, endpoint: Endpoint) -> PeerProtocol:
     )
     error.http_status = 501
     return error
+
+
+def _was_wrong(record: CallRecord, endpoint: Endpoint) -> bool:
+    """Whether an endpoint said, in this call, that it is somebody else's."""
+    return any(attempt.endpoint == endpoint and attempt.outcome == Cause.NAME_UNKNOWN for attempt in record.attempts)
 
 
 def _tried(record: CallRecord) -> list[Endpoint]:

@@ -4,6 +4,7 @@
 |-------------------------------------------------------|----------------------------------------------------|
 | nothing of the request left                           | any verb, if its body can be sent (again)          |
 | the peer certainly did not process it                 | the same; the first time at once                   |
+| the peer is another app's, or another namespace's      | the same, at once, at another instance             |
 | lost after sending, before the first byte of an answer| idempotent verbs, if the body can be sent again    |
 | cut off with a code, or any answer begun              | never                                              |
 """
@@ -12,17 +13,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from tieline.errors import PeerLost, PeerRefused, PeerUnreachable, TielineError, UnknownTarget
+from tieline.errors import PeerLost, PeerRefused, PeerUnreachable, TielineError, UnknownTarget, WrongPeer
 
 MAX_RETRIES: Final = 3
 """Tries beyond the first (H-89)."""
 PAUSE_S: Final = 1.0
-"""Between two tries."""
+"""From the beginning of a try to that of the next: what the try itself took counts."""
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 
 def pause_before_retry(error: TielineError, verb: bytes, retries: int, *, body_ready: bool) -> float | None:
-    """Return the seconds to wait before the next try, or ``None`` to give up.
+    """Return the seconds from the beginning of the last try to the next, or ``None`` to give up.
 
     Args:
         error: What the last try ended with.
@@ -32,6 +33,8 @@ def pause_before_retry(error: TielineError, verb: bytes, retries: int, *, body_r
     """
     if retries >= MAX_RETRIES or not body_ready:
         return None
+    if isinstance(error, WrongPeer):
+        return 0.0  # another instance is tried, and no time makes that one the right one
     if isinstance(error, PeerRefused):
         return 0.0 if retries == 0 else PAUSE_S
     if isinstance(error, PeerUnreachable):

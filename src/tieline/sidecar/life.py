@@ -151,7 +151,7 @@ class Sidecar:
             address=parts.address,
             environ=self._environ,
         )
-        names = self._names = NameCache(resolvers, spawn=spawn)
+        names = self._names = NameCache(resolvers, spawn=spawn, namespace=settings.namespace)
         await names.start()
         self._dispatch = parts.make_dispatch(names)
         proxied = parts.proxying.make_calls(traced=parts.tracer.enabled)

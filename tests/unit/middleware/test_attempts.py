@@ -14,9 +14,10 @@ from tieline.errors import (
     PeerUnreachable,
     TielineError,
     UnknownTarget,
+    WrongPeer,
 )
 from tieline.middleware.attempts import KEPT_BYTES, Attempts
-from tieline.model import AnyBody, CallRecord, Headers, Invocation, Reply, Target
+from tieline.model import AnyBody, CallRecord, Cause, Headers, Invocation, Reply, Target
 
 OK = Reply(200, [])
 
@@ -28,14 +29,21 @@ class Path:
         self._ends = list(ends)
         self.bodies: list[bytes] = []
         self.slept: list[float] = []
+        self.now = 0.0
+        self.takes_s = 0.0
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
+        self.now += seconds
+
+    def clock(self) -> float:
+        return self.now
 
     async def __call__(self, call: Invocation) -> Reply:
         body = call.body
         self.bodies.append(body if isinstance(body, bytes) else b"".join([piece async for piece in pieces(body)]))
         end = self._ends.pop(0)
+        self.now += self.takes_s
         if isinstance(end, TielineError):
             raise end
         return end
@@ -64,7 +72,7 @@ class Pieces:
 async def go(path: Path, verb: bytes = b"POST", body: AnyBody = b"whole", length: int | None = 5) -> Reply:
     target = Target("callee", "default", "callee")
     call = Invocation(target, verb, b"x", b"x", b"", [], body, length, CallRecord())
-    return await Attempts(path.sleep)(call, path)
+    return await Attempts(path.sleep, path.clock)(call, path)
 
 
 def unreachable() -> PeerUnreachable:
@@ -101,6 +109,27 @@ async def test_what_did_no_harm_is_sent_again(verb: bytes, error: TielineError, 
 
     assert path.bodies == [b"whole", b"whole"]
     assert path.slept == [pause for pause in slept if pause]
+
+
+@pytest.mark.rule("H-89")
+@pytest.mark.parametrize(("takes_s", "slept"), [(0.25, [0.75, 0.75, 0.75]), (1.0, []), (5.0, [])])
+async def test_what_a_try_took_counts_towards_the_pause_after_it(takes_s: float, slept: list[float]) -> None:
+    path = Path(unreachable(), lately_known(), unreachable(), OK)
+    path.takes_s = takes_s
+
+    assert await go(path) is OK
+
+    assert path.slept == slept
+
+
+async def test_the_sidecar_of_another_app_is_not_waited_for() -> None:
+    path = Path(*(WrongPeer("not mine") for _ in range(4)))
+
+    with pytest.raises(TielineError) as caught:
+        await go(path)
+
+    assert path.slept == []
+    assert caught.value.cause is Cause.NAME_UNKNOWN
 
 
 @pytest.mark.rule("H-89")
