@@ -119,8 +119,8 @@ def body_of(client: dict[str, Any]) -> bytes:
     return b"first,second" if text.startswith("<12 bytes in 2 chunks") else b64(text)
 
 
-async def answer_as_recorded(exchange: Exchange) -> None:
-    """Be the HTTP app of the recordings: the path says what is answered."""
+async def answer_as_recorded(exchange: Exchange, name: str = "beta") -> None:
+    """Be the HTTP app of the recordings, with its app ID: the path says what is answered."""
     body = await exchange.body()
     word, _, rest = exchange.target.split("?")[0].lstrip("/").partition("/")
     given = exchange.header("content-type")
@@ -129,7 +129,7 @@ async def answer_as_recorded(exchange: Exchange) -> None:
         _send(exchange, 200, body, kind)
     elif word == "status":
         status = int(rest.split("/")[0])
-        _send(exchange, status, b'{"status": %d}' % status, [("Content-Type", "application/json"), ("X-App", "beta")])
+        _send(exchange, status, b'{"status": %d}' % status, [("Content-Type", "application/json"), ("X-App", name)])
     elif word == "headers":
         _send(exchange, 200, b"ok", HEADERS)
     elif word == "empty":
