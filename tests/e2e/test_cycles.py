@@ -11,7 +11,8 @@ import pytest
 
 from bench.peers import Peer
 from tests.support.app import App, Exchange
-from tests.support.grpc_app import UNARY, GrpcClient
+from tests.support.grpc_app import UNARY, Answer, GrpcApp, GrpcClient, invoke_response
+from tests.support.grpc_app import Handler as RpcHandler
 from tests.support.h2peer import ask_h2
 from tests.support.mesh import Mesh, Sidecar, invoke_path, until
 
@@ -52,7 +53,9 @@ async def answer(exchange: Exchange) -> None:
         exchange.answer(500 if how == "fail" else 200, b"x" * 2000)
 
 
-async def check(mesh: Mesh, folder: Path, app: App | int | None, do: Callable[[Sidecar], Awaitable[object]]) -> None:
+async def check(
+    mesh: Mesh, folder: Path, app: App | GrpcApp | int | None, do: Callable[[Sidecar], Awaitable[object]]
+) -> None:
     """Do something often with a sidecar, and see what is left of it."""
     file = folder / "cycles"
     main = ("-m", "tests.support.cycles", "sidecar")
@@ -128,6 +131,29 @@ async def test_rpcs_leave_no_cycles(mesh: Mesh, tmp_path: Path, how: str, way: s
         client = clients.setdefault(sidecar.grpc, mesh.grpc_client(sidecar))
         outcome = await client.invoke(target, how, b"x", timeout=10)
         assert (outcome.code is grpc.StatusCode.OK) == (way != "nobody" and how in ("fine", "large"))
+
+    await check(mesh, tmp_path, app, do)
+
+
+@pytest.mark.parametrize("how", ["fine", "large", "fail", "away"])
+@pytest.mark.parametrize("way", ["self", "remote"])
+async def test_calls_of_grpc_apps_leave_no_cycles(mesh: Mesh, tmp_path: Path, how: str, way: str) -> None:
+    answers: dict[str, Answer | RpcHandler] = {
+        "fail": Answer(code=grpc.StatusCode.NOT_FOUND),
+        "large": Answer([invoke_response(b"x" * 300_000)]),
+    }
+    app = await mesh.grpc_app(answers)
+    await mesh.sidecar("callee", app)
+    is_up = True
+
+    async def do(sidecar: Sidecar) -> None:
+        nonlocal is_up
+        if how == "away" and is_up:
+            await sidecar.healthy()
+            await app.aclose()
+            is_up = False
+        got = await sidecar.call("caller" if way == "self" else "callee", how, "POST", body=b"x")
+        assert (got.status == 200) == (how in ("fine", "large"))
 
     await check(mesh, tmp_path, app, do)
 

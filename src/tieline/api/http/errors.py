@@ -50,9 +50,9 @@ def explanation(error: TielineError) -> Headers:
     return explained(error.cause, error.hop, error.hint)
 
 
-def dated() -> tuple[bytes, bytes]:
-    """Return the field that says when an answer of our own was made (RFC 9110 §6.6.1)."""
-    return (b"date", strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime()).encode("ascii"))
+def dated(now: float | None = None) -> tuple[bytes, bytes]:
+    """Return the field that says when an answer of our own was made (RFC 9110 §6.6.1), in seconds since 1970."""
+    return (b"date", strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime(now)).encode("ascii"))
 
 
 def api_error(status: int, code: str, message: str) -> ErrorReply:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from time import gmtime, strftime, time
+from time import time
 from typing import Any, Final
 
-from tieline.api.http.errors import api_error
+from tieline.api.http.errors import api_error, dated
 from tieline.model import CallRecord, Headers, Reply, RpcReply, RpcStatus
 from tieline.wire.errors_text import hint_value
 from tieline.wire.grpc.codes import http_of_code
@@ -37,7 +37,7 @@ class RpcAnswers:
         status = reply.rpc_status
         headers = metadata_to_fields(reply.headers)
         if not any(name == b"date" for name, _ in headers):
-            headers.append((b"date", _date(self._clock())))
+            headers.append(dated(self._clock()))  # an HTTP app would have said it
         headers += _trace(reply.headers)
         if status.code == 0:
             return Reply(200, headers + content_type_field(reply.content_type, reply.type_url), reply.body)
@@ -47,11 +47,6 @@ class RpcAnswers:
         except MalformedDetails as error:
             return api_error(500, MALFORMED, str(error))
         return Reply(http_of_code(status.code) if self._map_status else 500, [*headers, _JSON], body)
-
-
-def _date(now: float) -> bytes:
-    """Return the time as HTTP tells it: an HTTP app would have said when it answered (RFC 9110 §6.6.1)."""
-    return strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime(now)).encode("ascii")
 
 
 def rpc_fields(record: CallRecord) -> Headers:
