@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support import command
 from tests.support.app import App, Exchange
 from tests.support.http1 import Answer, Client
 from tests.support.mesh import Mesh, Sidecar, free_port, invoke_path, start_pair, until
@@ -316,3 +318,35 @@ async def test_a_second_signal_ends_a_block_that_waits_for_the_app(mesh: Mesh) -
     sidecar.signal(signal.SIGTERM)
 
     assert await sidecar.wait(2) == 1
+
+
+async def test_health_metadata_and_commands_tell_how_the_app_is(mesh: Mesh) -> None:
+    well = True
+
+    async def app_of(exchange: Exchange) -> None:
+        exchange.answer(200 if well else 503, b"")
+
+    app = await mesh.app(app_of)
+    flags = ("--enable-app-health-check", "--app-health-probe-interval", "1", "--app-health-threshold", "1")
+    checked = await mesh.sidecar("checked", app, *flags)
+    unchecked = await mesh.sidecar("unchecked", app)
+    waiting = await mesh.sidecar("waiting", free_port(), wait="/v1.0/healthz/outbound")
+    alone = await mesh.sidecar("alone")
+
+    async def told(sidecar: Sidecar, path: str = "/v1.0/healthz") -> str | None:
+        return (await sidecar.ask("GET", path)).header("tieline-app")
+
+    assert await told(checked) == "healthy; /healthz is well"
+    assert (await told(unchecked) or "").startswith("unknown; ")
+    assert (await told(waiting) or "").startswith("waiting; ")
+    assert await told(alone) is None
+    well = False
+    await checked.says("App entered un-healthy status")
+
+    for path in ("/v1.0/healthz", "/v1.0/metadata"):
+        assert re.match(r"unhealthy; /healthz answered 503, ", await told(checked, path) or "")
+    listed = await command.run(mesh.environ, "list")
+    doctor = await command.run(mesh.environ, "doctor", "checked")
+    assert "its app is unhealthy: /healthz answered 503" in listed.out
+    assert "unhealthy: /healthz answered 503" in doctor.out
+    assert doctor.code == 1

@@ -16,6 +16,7 @@ class Health:
         outbound: Calls from our app are taken.
         waiting_for: Names of what is not up yet; nothing in it means ready.
         leaving: The shutdown has begun.
+        app: Returns how the app is, ``<state>; <last probe>``; ``None`` without an app.
         watchers: Are told of each change; they put themselves here, and must not raise.
     """
 
@@ -24,6 +25,7 @@ class Health:
         self.outbound = False
         self.waiting_for: tuple[str, ...] = (RUNTIME,)
         self.leaving = False
+        self.app: Callable[[], str] | None = None
         self.watchers: set[Callable[[], None]] = set()
 
     def open_outbound(self) -> None:

@@ -88,12 +88,21 @@ class AppHealth:
         if not self._failed:
             hint = f"the app's health is checked at {self._where} for the first time: try again in a moment"
         else:
-            times = "once" if self._failed == 1 else f"{self._failed} times in a row"
             hint = (
-                f"{self._where} {self._last}, {times}, last {max(now - self._last_at, 0):.1f} s ago; "
-                f"the app gets calls again as soon as it answers there with {self._wanted}"
+                f"{self._last_failure(now)}; the app gets calls again as soon as it answers there with {self._wanted}"
             )
         return AppUnhealthy("app is not in a healthy state", hint=hint)
+
+    def told(self, now: float, *, heard: bool) -> str:
+        """Return the state and the last probe, in one line; ``heard`` says whether there was one."""
+        if not heard:
+            return f"unknown; {self._where} is checked for the first time"
+        state = "healthy" if self.healthy else "unhealthy"
+        return f"{state}; {self._last_failure(now) if self._failed else f'{self._where} is well'}"
+
+    def _last_failure(self, now: float) -> str:
+        times = "once" if self._failed == 1 else f"{self._failed} times in a row"
+        return f"{self._where} {self._last}, {times}, last {max(now - self._last_at, 0):.1f} s ago"
 
 
 class Prober:
@@ -178,6 +187,10 @@ class Prober:
             self.well.clear()
             self.ill.set()
         self.heard.set()
+
+    def told(self) -> str:
+        """Return how the app is and how its last probe went, in one line (``tieline-app``)."""
+        return self._health.told(self._clock(), heard=self.heard.is_set())
 
     def _refusal(self) -> TielineError:
         return self._health.refusal(self._clock())

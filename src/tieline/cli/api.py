@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
 
 from tieline.cli.wait import Address
 
@@ -52,6 +53,8 @@ class Answer(NamedTuple):
 
     status: int
     body: bytes
+    app: str = ""
+    """How a sidecar's app is, ``<state>; <last probe>``; empty where the answer does not say."""
 
 
 def shown(address: Address) -> str:
@@ -173,7 +176,7 @@ def ask(
         shown_token = {"dapr-api-token": os.fsencode(token)} if token else {}
         connection.request(verb, path, body, {**shown_token, **(headers or {})})
         response = connection.getresponse()
-        return Answer(response.status, response.read(MAX_ANSWER))
+        return Answer(response.status, response.read(MAX_ANSWER), unquote(response.headers.get("tieline-app", "")))
     except TimeoutError as error:
         raise NotReached(f"{shown(address)} did not answer within {timeout_s:g} s") from error
     except OSError as error:

@@ -15,7 +15,7 @@ from tieline.cli.api import TOKEN_VARIABLE
 from tieline.cli.app_reach import TLS_PROTOCOLS, app_address, no_tls, refusal
 from tieline.cli.check_host import same_user
 from tieline.cli.findings import Finding, fail, ok, warn
-from tieline.cli.roster import DEFAULT_NAMESPACE, Member, Status, matching
+from tieline.cli.roster import DEFAULT_NAMESPACE, UNHEALTHY, Member, Status, matching
 from tieline.cli.sockets import Listener, command_line, describe, listeners, owners, processes
 from tieline.names.file_resolver import parse_address
 from tieline.names.registry import find_registry
@@ -177,6 +177,9 @@ def _app(member: Member, known: Sequence[Listener]) -> Iterator[Finding]:
     if not facts.app_port:
         return
     subject = f"app of {member.name}"
+    if member.app_state == UNHEALTHY:
+        told = member.detail.removeprefix("its app is ")
+        yield fail(subject, told, f"calls to {facts.app_id} fail", "see the app's own log")
     host, shown = app_address(facts)
     same_port = [listener for listener in known if listener.port == facts.app_port]
     whose = owners(listener.inode for listener in same_port)

@@ -130,6 +130,7 @@ def _document(member: Member, now: float) -> dict[str, Any]:
         "namespace": facts.namespace,
         "status": member.status.value,
         "detail": member.detail,
+        "appState": member.app_state,
         "httpHost": facts.http_host,
         "httpSocket": facts.http_socket,
         "metricsPort": facts.metrics_port,

@@ -27,6 +27,10 @@ CLOCK_SLACK_S: Final = 120.0
 """How much earlier than it says a sidecar's process may have started: its import and checks, on a busy machine."""
 
 
+UNHEALTHY: Final = "unhealthy"
+"""State of an app that fails its health checks."""
+
+
 class Status(StrEnum):
     """How a sidecar is."""
 
@@ -50,6 +54,7 @@ class Member:
         heartbeat_age_s: Seconds since its last heartbeat, less than 0 if a clock is wrong; ``None`` if there was none.
         cli_pid: Of the ``run`` that started it; 0 if none did.
         app_pid: Of the app; this and the next as its metadata tells, 0 or empty if it does not.
+        app_state: Of its app, by health checks: healthy, unhealthy, waiting or unknown; empty if it does not say.
         command: That the app was started with.
     """
 
@@ -60,6 +65,7 @@ class Member:
     heartbeat_age_s: float | None = None
     cli_pid: int = 0
     app_pid: int = 0
+    app_state: str = ""
     command: str = ""
     extended: Mapping[str, str] | None = None
 
@@ -214,6 +220,10 @@ def _asked(member: Member, token: str) -> Member:
     if health.status != NO_CONTENT:
         detail = app_trouble(member.facts) or _reason(health.body)
         member = replace(member, status=Status.NOT_READY, detail=detail)
+    state, _, last_probe = health.app.partition("; ")
+    member = replace(member, app_state=state)
+    if state == UNHEALTHY and not member.detail:
+        member = replace(member, detail=f"its app is unhealthy: {last_probe}")
     try:
         # The token goes to a process that is known to be the user's own sidecar, and to no other.
         known = bool(member.facts.process_start) and not member.facts.is_elsewhere()

@@ -107,6 +107,8 @@ class Parts:
         self.front = Front(self.tracer)
         self.channel = self._make_channel()
         self.prober = self._make_prober()
+        if settings.app_port:
+            self.health.app = self._tell_app
         self.peers = Http2Pool(
             native=True,
             limits=PEER_LIMITS,
@@ -161,6 +163,14 @@ class Parts:
             idle_s=duration_of(self._environ, "DAPR_GRPC_MAX_CONN_IDLE", IDLE_S),
             look_every_s=duration_of(self._environ, "DAPR_GRPC_CONN_COLLECTOR_INTERVAL", LOOK_EVERY_S),
         )
+
+    def _tell_app(self) -> str:
+        """Return how the app is: ``waiting`` for its port, by its probes, or ``unknown`` if there are none."""
+        if self.metadata.waiting_for_app and (self.prober is None or not self.prober.heard.is_set()):
+            return f"waiting; nobody listens on port {self._settings.app_port} yet"
+        if self.prober is None:
+            return "unknown; it is not checked, --enable-app-health-check would"
+        return self.prober.told()
 
     def _make_prober(self) -> Prober | None:
         checks, channel = self._settings.health_checks, self.channel

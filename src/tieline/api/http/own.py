@@ -13,7 +13,7 @@ from tieline.api.http.metadata import put_attribute, show_metadata
 from tieline.api.metadata import Metadata
 from tieline.config.api_lists import APIS, ApiLists
 from tieline.model import Cause, Headers, Hop, Reply, Request
-from tieline.wire.errors_text import explained
+from tieline.wire.errors_text import explained, hint_value
 from tieline.wire.method_path import normalise_route
 
 _METADATA: Final = b"/v1.0/metadata/"
@@ -122,7 +122,7 @@ class OwnApis:
 
     async def _get_health(self, request: Request) -> Reply:
         request.drop_body()
-        return answer_health(self._health, request.query)
+        return self._with_app(answer_health(self._health, request.query))
 
     async def _get_outbound(self, request: Request) -> Reply:
         request.drop_body()
@@ -130,7 +130,13 @@ class OwnApis:
 
     async def _get_metadata(self, request: Request) -> Reply:
         request.drop_body()
-        return show_metadata(self._metadata)
+        return self._with_app(show_metadata(self._metadata))
+
+    def _with_app(self, reply: Reply) -> Reply:
+        """Say beside an answer how the app is, for which Dapr's answers have no place."""
+        if self._health.app is not None:
+            reply.headers.append((b"tieline-app", hint_value(self._health.app())))
+        return reply
 
     async def _put_metadata(self, request: Request, key: bytes) -> Reply:
         if self._shutdown is None:
