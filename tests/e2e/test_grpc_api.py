@@ -535,3 +535,22 @@ async def test_calls_in_progress_end_well_when_the_sidecar_leaves(mesh: Mesh) ->
 
     assert (await waiting).invoked.data.value == b"late"
     assert await sidecar.wait() == 0
+
+
+# ── limits ──
+
+
+@pytest.mark.rule("G-2", "G-3")
+async def test_messages_and_metadata_have_their_limits(mesh: Mesh) -> None:
+    sidecar = await mesh.sidecar("cart", await mesh.app(echo), "--max-body-size", "64Ki")
+    client = mesh.grpc_client(sidecar)
+
+    fits = await client.invoke("cart", "x", b"x" * 60_000, metadata=[("x-long", "v" * 40_000)])
+    long = await client.invoke("cart", "x", b"x" * 66_000)
+    heavy = await client.invoke("cart", "x", metadata=[("x-long", "v" * 70_000)])
+
+    assert fits.code is grpc.StatusCode.OK
+    assert long.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert long.text.startswith("grpc: received message larger than max (")
+    assert heavy.code is not grpc.StatusCode.OK
+    assert (await client.get_metadata()).id == "cart"

@@ -64,7 +64,7 @@ class Context:
         return self.traceparent[3:35]
 
 
-def _is_valid(value: bytes) -> bool:
+def is_traceparent(value: bytes) -> bool:
     """Tell whether a ``traceparent`` can be continued (O-6): of any version but ff, ids not all zero."""
     head = value
     if len(value) != _LENGTH:
@@ -85,7 +85,7 @@ def _is_valid(value: bytes) -> bool:
 
 def parse_traceparent(value: bytes) -> TraceParent | None:
     """Return the parts of a ``traceparent``; ``None`` if it counts as absent (O-6)."""
-    if not _is_valid(value):
+    if not is_traceparent(value):
         return None
     return TraceParent(value[3:35], value[36:52], int(value[53:55], 16))
 
@@ -110,7 +110,7 @@ def continue_or_start(
         tracestates: The same of ``tracestate``; they belong to a valid ``traceparent`` only.
         new_ids: Gives a trace id and a span id, e.g. ``IdSource``.
     """
-    if traceparents and _is_valid(traceparents[0]):
+    if traceparents and is_traceparent(traceparents[0]):
         traceparent = traceparents[0]
         if len(traceparent) != _LENGTH or not traceparent.startswith(b"00"):
             traceparent = b"00" + traceparent[2:_LENGTH]

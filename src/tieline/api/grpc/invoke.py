@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -21,6 +22,8 @@ from tieline.wire.grpc.trace import trace_metadata, trace_of
 from tieline.wire.grpc.verbs import name_of_verb
 from tieline.wire.headers import IDENTITY
 from tieline.wire.method_path import PLAIN_VERBS, encode_escaped, normalise_rpc, read_target
+
+log = logging.getLogger("dapr.runtime.grpc.api")
 
 _NO_VERB: Final = b"POST"
 """What a call without a verb that HTTP has counts as: never sent twice on a mere chance."""
@@ -130,8 +133,8 @@ class InvokeService:
     def _from_app(self, reply: RpcReply, rpc: RpcCall) -> RpcAnswer:
         """Pass on what a gRPC app answered (G-15, G-16)."""
         traced = _traced(reply, rpc, binary_first=True)
-        headers = metadata_to_metadata(reply.headers) + traced
-        trailers = metadata_to_metadata(reply.trailers or []) + traced
+        headers = metadata_to_metadata(reply.headers, on_refused=_left_out) + traced
+        trailers = metadata_to_metadata(reply.trailers or [], on_refused=_left_out) + traced
         if reply.rpc_status.code != GrpcCode.OK:
             return ended(reply.rpc_status, headers, trailers)
         assert isinstance(reply.body, bytes)
@@ -140,7 +143,7 @@ class InvokeService:
     async def _from_http(self, reply: Reply, rpc: RpcCall) -> RpcAnswer:
         """Put what an HTTP app answered into gRPC's words (G-16, G-18)."""
         status = reply.status
-        headers = [(b"dapr-http-status", b"%d" % status), *fields_to_metadata(reply.headers)]
+        headers = [(b"dapr-http-status", b"%d" % status), *fields_to_metadata(reply.headers, on_refused=_left_out)]
         headers += _traced(reply, rpc, binary_first=False)
         if not 200 <= status <= 299:
             beginning = await _read_beginning(reply)
@@ -187,6 +190,11 @@ class InvokeService:
         finally:
             body.abandon()
         return b"".join(pieces)
+
+
+def _left_out(name: bytes) -> None:
+    """Log a field that no gRPC client could be given (G-63)."""
+    log.debug("a field of an answer cannot be metadata and is left out: %r", name)
 
 
 def _too_large(size: int, limit: int) -> TooLarge:

@@ -207,10 +207,15 @@ class GrpcApi:
         received = 0
         answer = None
         try:
-            async with asyncio.timeout_at(rpc.deadline):
+            if rpc.deadline is None:
                 message = await read_message(rpc, self._limit)
                 received = len(message)
                 answer = await unary(rpc, message)
+            else:
+                async with asyncio.timeout_at(rpc.deadline):
+                    message = await read_message(rpc, self._limit)
+                    received = len(message)
+                    answer = await unary(rpc, message)
         except TimeoutError as error:
             untrace(error)
             answer = failed_by(TimedOut())
