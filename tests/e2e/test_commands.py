@@ -94,6 +94,30 @@ async def test_with_nobody_there_list_says_what_to_do(mesh: Mesh) -> None:
     assert (other.code, other.out) == (2, "")
 
 
+async def test_a_sidecar_tells_of_another_with_its_app_id(mesh: Mesh) -> None:
+    """It may be an instance of the same app, or a slip: nobody else would notice."""
+    first = await mesh.sidecar("orders")
+    second = await mesh.sidecar("orders")
+    await mesh.sidecar("orders", environ={"NAMESPACE": "blue"})
+
+    await second.says(f"app ID orders has another sidecar, process {first.pid}: calls take turns")
+    assert "another sidecar" not in first.log()
+
+
+async def test_invoke_tells_of_a_called_app_whose_sidecar_hangs(mesh: Mesh) -> None:
+    await mesh.sidecar("caller")
+    hanging = await mesh.sidecar("node")
+    hanging.signal(signal.SIGSTOP)
+    try:
+        result = await tieline(mesh, "invoke", "node", "m", "--timeout", "2")
+    finally:
+        hanging.signal(signal.SIGCONT)
+
+    assert result.code == 4
+    assert "no answer through 127.0.0.1:" in result.err
+    assert "seen here:   the sidecar of node is there, but no answer" in result.err
+
+
 async def test_list_shows_a_sidecar_that_waits_for_its_app_and_one_that_drains(mesh: Mesh) -> None:
     """Neither can be called, so neither is announced; but both run."""
     hold, entered = asyncio.Event(), asyncio.Event()

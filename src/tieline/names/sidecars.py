@@ -34,6 +34,8 @@ KEEP_UNSEEN_S: Final = 7 * 86400.0
 """The same for one in another container, which may live unseen."""
 MAX_SIDECARS: Final = 1000
 """Most rows that are read."""
+MAX_TWINS: Final = 3
+"""Most sidecars with the same app ID that are told of."""
 MAX_PID: Final = (1 << 31) - 1
 MAX_TIME: Final = 1e11
 """In seconds since 1970, some three thousand years."""
@@ -194,13 +196,19 @@ class SidecarEntry:
         db.execute("BEGIN IMMEDIATE")
         write_facts(db, self._facts)
         now = time.time()
+        own, twins = (self._facts.app_id, self._facts.namespace), []
         for other in facts_in(db):
             if other.process == self._facts.process:
                 continue
             age = now - other.started
             if (age > KEEP_DEAD_S and other.has_ended()) or (age > KEEP_UNSEEN_S and other.is_elsewhere()):
                 db.execute("DELETE FROM tieline_sidecars WHERE process = ?", (other.process,))
+            elif (other.app_id, other.namespace) == own and not other.has_ended():
+                twins.append(other)
         db.execute("COMMIT")
+        for twin in twins[:MAX_TWINS]:
+            app = f", app port {twin.app_port}" if twin.app_port else ""
+            _log.info("app ID %s has another sidecar, process %d%s: calls take turns", twin.app_id, twin.pid, app)
 
     def _delete(self, db: sqlite3.Connection) -> None:
         db.execute(_CREATE)
