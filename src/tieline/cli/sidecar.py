@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         options = parse_arguments(argv)
     except UsageError as error:
         hint = (error.hint,) if error.hint else ()
-        print(*error.notices, usage("tieline sidecar"), *hint, error, sep="\n", file=sys.stderr)
+        print(*error.notices, usage("tieline sidecar", width=_width()), *hint, error, sep="\n", file=sys.stderr)
         return error.exit_code
     if isinstance(options, Ask):
         return _answer(options)
@@ -59,12 +59,20 @@ def _asked_ports(settings: Settings) -> Ports:
 
 def _answer(ask: Ask) -> int:
     if ask is Ask.HELP:
-        print(usage("tieline sidecar"), end="", file=sys.stderr)
+        print(usage("tieline sidecar", width=_width()), end="", file=sys.stderr)
     elif ask is Ask.VERSION:
         print(__version__)
     else:
         print(f"Version: {__version__}\nGit Commit: \nGit Version: ")
     return 0
+
+
+def _width() -> int | None:
+    """Return how wide standard error is; ``None`` if it is no terminal."""
+    try:
+        return os.get_terminal_size(2).columns - 1
+    except OSError:
+        return None
 
 
 def _run(options: Options) -> int:

@@ -84,6 +84,8 @@ class Parsed(NamedTuple):
 
 
 _HELP: Final = "help"
+NARROWEST: Final = 25
+"""Letters that the second column of a usage text has at least, if it is wrapped."""
 
 
 def parse_flags(table: Mapping[str, Flag], arguments: Sequence[str]) -> Parsed:
@@ -129,13 +131,24 @@ def _meant(name: str, table: Mapping[str, Flag]) -> str:
     return f"did you mean --{guess}?" if guess else ""
 
 
-def describe_flags(flags: Iterable[Flag], built: Features = BUILT) -> str:
-    """Return the flags as the lines of a usage text, sorted by name, in two columns."""
+def describe_flags(flags: Iterable[Flag], built: Features = BUILT, width: int | None = None) -> str:
+    """Return the flags as the lines of a usage text, sorted by name, in two columns; a text that is too wide goes on
+    in the second.
+    """
     rows = [(f"      --{flag.name} {flag.kind.value}".rstrip(), flag) for flag in flags if not flag.hidden]
     rows.append(("  -h, --help", Flag(_HELP, Kind.SWITCH, default=False, about="Show this text")))
-    width = max(len(left) for left, _ in rows)
+    column = max(len(left) for left, _ in rows) + 3
     rows.sort(key=lambda row: row[1].name)
-    return "".join(f"{left:<{width}}   {_about(flag, built)}\n" for left, flag in rows)
+    lines = (f"{left:<{column}}{_about(flag, built)}" for left, flag in rows)
+    if width is None or width < column + NARROWEST:
+        return "".join(f"{line}\n" for line in lines)
+    import textwrap  # for people only
+
+    indent = " " * column
+    return "".join(
+        textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) + "\n"
+        for line in lines
+    )
 
 
 def _split(argument: str) -> tuple[str, str, str]:

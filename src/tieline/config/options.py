@@ -231,9 +231,9 @@ def parse_arguments(argv: Sequence[str]) -> Options | Ask:
     return options
 
 
-def usage(program: str, built: Features = BUILT) -> str:
-    """Return the usage text, ending in a newline."""
-    return f"Usage of {program}:\n{describe_flags(OPTIONS.values(), built)}"
+def usage(program: str, built: Features = BUILT, width: int | None = None) -> str:
+    """Return the usage text, ending in a newline; ``width`` is a terminal's."""
+    return f"Usage of {program}:\n{describe_flags(OPTIONS.values(), built, width)}"
 
 
 def ineffective(options: Options, built: Features = BUILT) -> tuple[str, ...]:

@@ -246,6 +246,14 @@ def test_the_usage_text_has_a_line_for_each_option_and_says_which_do_nothing() -
     assert "stops the start" in lines["--enable-mtls"]
 
 
+def test_the_usage_text_fits_a_terminal() -> None:
+    wide, narrow, tiny = usage("x"), usage("x", width=79), usage("x", width=30)
+
+    assert max(map(len, narrow.splitlines())) <= 79
+    assert narrow.split() == wide.split()
+    assert tiny == wide
+
+
 # --- what the options mean -------------------------------------------------------------------------------------------
 
 
