@@ -12,7 +12,7 @@ import click
 from tieline.cli.console import Console
 from tieline.cli.supervise import Plan, Ports, supervise
 from tieline.config.duration import parse_duration
-from tieline.config.flags import Effect
+from tieline.config.flags import Effect, shown_default
 from tieline.config.options import OPTIONS
 from tieline.errors import StartError
 
@@ -29,7 +29,7 @@ _SECURE: Final = {"http": "https", "grpc": "grpcs"}
 # Flags of daprd with a value that are passed on as given, if given: name, short form, help.
 _PASSED: Final[tuple[tuple[str, str, str], ...]] = (
     ("log-level", "", "debug, info, warn, error or fatal."),
-    ("app-max-concurrency", "", "Most calls that the app gets at once."),
+    ("app-max-concurrency", "", "Most calls that the app gets at once; any number if not given."),
     ("max-body-size", "", "Longest body, e.g. 16Mi."),
     ("read-buffer-size", "", "Longest request head, e.g. 8Ki."),
     ("app-health-check-path", "", "Path that tells whether the app is well."),
@@ -38,9 +38,9 @@ _PASSED: Final[tuple[tuple[str, str, str], ...]] = (
     ("app-health-threshold", "", "Failed checks until the app counts as ill."),
     ("placement-host-address", "", "For actors."),
     ("scheduler-host-address", "", "For jobs."),
-    ("dapr-graceful-shutdown-seconds", "", "How long calls may take to finish at the end; 5, and 0 for no limit."),
+    ("dapr-graceful-shutdown-seconds", "", "How long calls may take to finish at the end; 0 for no limit."),
     ("dapr-block-shutdown-duration", "", "How long calls are still taken before that, e.g. 10s."),
-    ("allowed-origins", "", "Web pages that may call the API."),
+    ("allowed-origins", "", "Web pages that may call the API, e.g. http://localhost:5173."),
     ("disable-init-endpoints", "", "Paths of the app not asked at its start: config, subscribe."),
     ("dapr-public-port", "", "Port for health and metadata only."),
     ("dapr-public-listen-address", "", "Address of that port; all if not given."),
@@ -71,8 +71,13 @@ def _parameter(name: str) -> str:
 
 
 def _about(name: str, text: str) -> str:
-    """Return a flag's help, which owns up to doing nothing yet."""
-    return text.removesuffix(".") + " (no effect yet)." if OPTIONS[name].effect() is Effect.IGNORED else text
+    """Return a flag's help with its default, if the sidecar has one; it owns up to doing nothing yet."""
+    flag = OPTIONS[name]
+    default = shown_default(flag) if any(name == passed for passed, _, _ in _PASSED) else ""
+    remarks = [f"default {default}"] if default and default != "-1" else []
+    if flag.effect() is Effect.IGNORED:
+        remarks.append("no effect yet")
+    return f"{text.removesuffix('.')} ({'; '.join(remarks)})." if remarks else text
 
 
 def _declare_passed(function: Any) -> Any:

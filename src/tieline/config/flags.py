@@ -205,7 +205,7 @@ def _items(text: str) -> tuple[str, ...]:
 
 
 def _about(flag: Flag, built: Features) -> str:
-    default = _shown(flag)
+    default = shown_default(flag)
     remarks = [f"default {default}"] if default else []
     if flag.deprecated:
         remarks.append(f"deprecated: {flag.deprecated}")
@@ -214,7 +214,7 @@ def _about(flag: Flag, built: Features) -> str:
     return f"{flag.about} ({'; '.join(remarks)})" if remarks else flag.about
 
 
-def _shown(flag: Flag) -> str:
+def shown_default(flag: Flag) -> str:
     """Return the default as a user would write it; empty for one that says nothing."""
     if flag.kind is Kind.DURATION and isinstance(flag.default, float):
         return format_duration(flag.default) if flag.default else ""

@@ -71,7 +71,13 @@ OPTIONS: Final[Mapping[str, Flag]] = {
             "Longest request head in KB, less 4",
             deprecated="use '--read-buffer-size 4Ki'",
         ),
-        Flag("allowed-origins", _TEXT, "", "Origins that browsers may call from, comma separated", Feature.CORS),
+        Flag(
+            "allowed-origins",
+            _TEXT,
+            "",
+            "Origins that browsers may call from, comma separated, e.g. http://localhost:5173",
+            Feature.CORS,
+        ),
         Flag("enable-api-logging", _SWITCH, None, "Log each API call", Feature.API_LOG),
         # other listeners
         Flag("dapr-internal-grpc-port", _TEXT, "", "Port for other sidecars; derived from the app ID if not given"),
