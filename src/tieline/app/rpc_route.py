@@ -10,9 +10,10 @@ from typing import Protocol
 from tieline.app.slots import Slots
 from tieline.errors import AppBroken, AppMissing, AppUnhealthy, AppUnreachable, GrpcCode, PeerUnreachable, TielineError
 from tieline.model import CallRecord
+from tieline.net.dial import LeadsBackCheck
 from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
-from tieline.net.relay import AUTHORITY, Relay
+from tieline.net.relay import AUTHORITY, SCHEME, Relay
 from tieline.resiliency.again import pause_before_retry
 from tieline.wire.http2 import Limits
 
@@ -43,6 +44,8 @@ class RpcRoute:
         port: 0 if there is no app.
         channel: ``None`` if there is no app.
         limit: Longest message in bytes.
+        secure: The app speaks TLS.
+        leads_back: Whether a socket leads to this sidecar itself; ``None`` if it cannot.
         over: Is told of each call that is over.
     """
 
@@ -55,6 +58,8 @@ class RpcRoute:
         pool: Http2Pool,
         limit: int | None,
         over: Callable[[CallRecord], None],
+        secure: bool = False,
+        leads_back: LeadsBackCheck | None = None,
     ) -> None:
         self.limit = limit
         self._host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -63,6 +68,10 @@ class RpcRoute:
         self._pool = pool
         self._key = (self._host, port)
         self._over = over
+        self._scheme = (b":scheme", b"https" if secure else b"http", False)
+        self._leads_back = leads_back
+        self._good: Http2Client | None = None
+        """Leads to the app, not back here: looked at last."""
         shown = f"[{self._host}]" if ":" in self._host else self._host
         self._authority = (b":authority", f"{shown}:{port}".encode(), False)
 
@@ -78,12 +87,27 @@ class RpcRoute:
         if channel.unhealthy is not None:
             raise AppUnhealthy("app is not in a healthy state", grpc_code=GrpcCode.UNAVAILABLE)
         relay.fields[AUTHORITY] = self._authority
+        relay.fields[SCHEME] = self._scheme
         slots = channel.slots
         if slots is not None:
             if not slots.take():
                 return None
             relay.slot = slots
-        return self._pool.ready(self._key)
+        client = self._pool.ready(self._key)
+        if client is not self._good and client is not None:
+            self._check(client)
+        return client
+
+    def _check(self, client: Http2Client) -> None:
+        """Refuse a connection that leads back to this sidecar: its calls would go round and round."""
+        if self._leads_back is not None and self._leads_back(client.socket):
+            client.abort()
+            raise AppUnreachable(
+                f"port {self._port} is this sidecar's own",
+                hint="--app-port must be the port of the app",
+                grpc_code=GrpcCode.UNAVAILABLE,
+            )
+        self._good = client
 
     async def open(self, relay: Relay, after: TielineError | None) -> Http2Client:
         """See ``Route``."""
@@ -115,6 +139,7 @@ class RpcRoute:
     async def _connect(self) -> Http2Client:
         connection = await self._pool.connection(self._host, self._port, self._key)
         await connection.wait_turn()
+        self._check(connection)
         return connection
 
     def _explained(self, error: TielineError) -> AppUnreachable:

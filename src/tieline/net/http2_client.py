@@ -8,7 +8,7 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from tieline.errors import AppBroken, Cancelled, PeerLost, PeerRefused, PeerUnreachable, TielineError
 from tieline.model import AnyBody, Cause, Headers, Reply, Request
@@ -96,6 +96,11 @@ class Http2Client(Http2Protocol):
     def usable(self) -> bool:
         """Whether new calls may be sent here."""
         return not self.lost and not self.h2.draining and self.h2.fault is None
+
+    @property
+    def socket(self) -> Any:
+        """Its socket."""
+        return self._transport.get_extra_info("socket")
 
     @property
     def load(self) -> int:

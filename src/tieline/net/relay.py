@@ -47,8 +47,9 @@ did not look at it; more than this is not kept."""
 SMALL_PIECE: Final = 512
 JOINED_PIECE: Final = 4096
 """Waiting pieces under the first are joined up to the second, as in ``net.backpressure``."""
+SCHEME: Final = 2
 AUTHORITY: Final = 3
-"""Place of ``:authority`` among the fields of a request."""
+"""Places of these among the fields of a request."""
 _OWN_PREFIX: Final = b"tieline-"
 _STATUS: Final = b"grpc-status"
 _OK: Final = (b":status", b"200")

@@ -69,6 +69,7 @@ class Sidecar:
             version,
             measured=self._add_readings,
             leads_back=self._listeners.api.is_behind,
+            rpcs_lead_back=self._listeners.serves_rpcs_behind,
         )
         self._files = Files(settings, self._parts, environ, swap_apis=self._swap_apis)
         self._names: NameCache | None = None

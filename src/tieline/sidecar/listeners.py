@@ -131,6 +131,10 @@ class Listeners:
                 "make the folder, or choose another one with --unix-domain-socket"
             ) from error
 
+    def serves_rpcs_behind(self, sock: socket.socket) -> bool:
+        """Say whether a socket that we connected leads to one of our own gRPC ports."""
+        return self.internal.is_behind(sock) or self.grpc.is_behind(sock)
+
     # ── serving ────────────────────────────────────────────────────────────────────────────────────
     async def serve_internal(self, server: InboundServer, takes: Takes) -> None:
         """Answer other sidecars; ``takes`` gets their proxied calls."""

@@ -66,6 +66,7 @@ class Parts:
         environ: The process's environment at its start.
         measured: Is told of metrics that are about to be filled.
         leads_back: Whether a socket that was connected leads to this sidecar's own API.
+        rpcs_lead_back: The same of its gRPC ports.
 
     Attributes:
         configuration: The one in force.
@@ -83,6 +84,7 @@ class Parts:
         *,
         measured: Callable[[Metrics], None],
         leads_back: LeadsBackCheck,
+        rpcs_lead_back: LeadsBackCheck,
     ) -> None:
         self._settings = settings
         self._measured = measured
@@ -119,6 +121,7 @@ class Parts:
             channel=self.channel,
             peers=self.peers,
             over=self.observe_proxied,
+            leads_back=rpcs_lead_back,
         )
         self.external = External(
             max_concurrency=settings.app_max_concurrency, proxies=self._proxies, leads_back=leads_back

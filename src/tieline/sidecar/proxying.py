@@ -11,6 +11,7 @@ from tieline.inbound.proxied import ProxiedCalls
 from tieline.model import CallRecord
 from tieline.names.cache import NameCache
 from tieline.net.deadlines import Deadlines
+from tieline.net.dial import LeadsBackCheck
 from tieline.net.http2 import Upkeep
 from tieline.net.http2_pool import Http2Pool
 from tieline.outbound.proxy import PeerRoute, Proxy
@@ -24,10 +25,17 @@ class Proxying:
         channel: To our app; ``None`` if there is none. One that speaks gRPC shares its connections.
         peers: Connections to other sidecars.
         over: Is told of each call that is over.
+        leads_back: Whether a socket leads to this sidecar's own gRPC ports.
     """
 
     def __init__(
-        self, settings: Settings, *, channel: Channel | None, peers: Http2Pool, over: Callable[[CallRecord], None]
+        self,
+        settings: Settings,
+        *,
+        channel: Channel | None,
+        peers: Http2Pool,
+        over: Callable[[CallRecord], None],
+        leads_back: LeadsBackCheck,
     ) -> None:
         self._settings = settings
         self._peers = peers
@@ -41,6 +49,8 @@ class Proxying:
             pool=self._pool,
             limit=settings.max_body_size,
             over=over,
+            secure=settings.app_protocol == "grpcs",
+            leads_back=leads_back,
         )
 
     def make_proxy(self, names: NameCache, *, traced: bool) -> Proxy:
