@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from tests.support.grpc_app import BIDI, CLIENT_STREAM, SERVER_STREAM, UNARY, GrpcApp, GrpcClient
+from tests.support.http1 import ask
 from tests.support.mesh import Mesh, free_port, until
 from tests.support.prometheus import read
 
@@ -63,15 +64,16 @@ async def test_an_app_port_that_is_the_sidecars_own_is_refused(mesh: Mesh) -> No
         outcome = await client.call(UNARY, b"x", metadata=TO_B)
 
     assert outcome.code is grpc.StatusCode.UNAVAILABLE
-    assert outcome.details == f"port {internal} is this sidecar's own"
+    assert outcome.text == f"port {internal} is this sidecar's own"
     assert outcome.trailer("tieline-hop") == ["app"]
 
 
 @pytest.mark.rule("O-26", "G-78")
 async def test_proxied_calls_are_counted_and_their_failures_logged(mesh: Mesh) -> None:
     async with GrpcApp() as app:
-        a = await mesh.sidecar("a")
-        b = await mesh.sidecar("b", app.port, "--app-protocol", "grpc")
+        ports = free_port(), free_port()
+        a = await mesh.sidecar("a", None, "--metrics-port", str(ports[0]))
+        b = await mesh.sidecar("b", app.port, "--app-protocol", "grpc", "--metrics-port", str(ports[1]))
         async with GrpcClient(a.grpc) as client:
             await client.call(UNARY, b"x", metadata=TO_B)
             await client.call(BIDI, b"x", metadata=(*TO_B, ("dapr-stream", "true")))
@@ -80,16 +82,16 @@ async def test_proxied_calls_are_counted_and_their_failures_logged(mesh: Mesh) -
 
     assert down.code is grpc.StatusCode.UNAVAILABLE
     assert down.trailer("tieline-cause") == ["app-unreachable"]
-    caller, callee = await read(a.metrics), await read(b.metrics)
-    rpcs = "dapr_grpc_io_server_completed_rpcs"
-    assert caller.value(rpcs, grpc_server_method=UNARY, grpc_server_status="OK") == 1
-    assert caller.value(rpcs, grpc_server_method=UNARY, grpc_server_status="Unavailable") == 1
-    sent = "dapr_runtime_service_invocation_req_sent_total"
-    assert caller.value(sent, dst_app_id="b", type="unary") == 2
-    assert caller.value(sent, dst_app_id="b", type="streaming") == 1
-    received = "dapr_runtime_service_invocation_res_recv_total"
-    assert caller.value(received, src_app_id="b", status="0", type="unary") == 1
-    assert callee.value("tieline_call_failures_total", direction="inbound", cause="app-unreachable") == 1
+    caller, callee = [read((await ask(port, "GET", "/")).body.decode()) for port in ports]
+    rpcs = caller["dapr_grpc_io_server_completed_rpcs"].numbers("grpc_server_method", "grpc_server_status")
+    assert (rpcs[UNARY, "OK"], rpcs[UNARY, "Unavailable"], rpcs[BIDI, "OK"]) == (1, 1, 1)
+    prefix = "dapr_runtime_service_invocation_"
+    assert caller[prefix + "req_sent_total"].numbers("dst_app_id", "type") == {("b", "unary"): 2, ("b", "streaming"): 1}
+    answers = caller[prefix + "res_recv_total"].numbers("src_app_id", "status", "type")
+    assert (answers["b", "0", "unary"], answers["b", "0", "streaming"]) == (1, 1)
+    failures = callee["tieline_call_failures_total"].numbers("direction", "cause", "hop")
+    assert failures == {("inbound", "app-unreachable", "app"): 1}
+    assert prefix + "req_recv_total" not in callee
     for sidecar in (a, b):
         await sidecar.says("call failed: rpc error: code = Unavailable desc = connection error")
 
