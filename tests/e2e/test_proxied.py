@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 
 import grpc
 import pytest
@@ -44,6 +45,7 @@ async def test_a_client_in_threads_is_served_as_well(mesh: Mesh) -> None:
         await mesh.sidecar("b", app.port, "--app-protocol", "grpc")
 
         def call() -> tuple[bytes, list[bytes], bytes]:
+            channel: Any
             with grpc.insecure_channel(f"127.0.0.1:{a.grpc}") as channel:
                 unary = channel.unary_unary(UNARY)(b"x", metadata=TO_B, timeout=10)
                 bidi = list(channel.stream_stream(BIDI)(iter([b"1", b"2"]), metadata=TO_B, timeout=10))
