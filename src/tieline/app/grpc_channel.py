@@ -114,6 +114,8 @@ class GrpcChannel:
         self._authority = f"{host}:{port}".encode()
         self._scheme = b"https" if secure else b"http"
         self._token = (token or "").encode()
+        self._identity: tuple[Headers | None, Headers] = (None, [])
+        """What was last to be told of who calls, and what of it can be."""
         self._max_message = max_message
         self._slots = Slots(max_concurrency) if max_concurrency > 0 else None
         self.unhealthy: Callable[[], TielineError] | None = None
@@ -199,7 +201,9 @@ class GrpcChannel:
         if self._token:
             metadata = [field for field in metadata if field[0] != b"dapr-api-token"]
             metadata.append((b"dapr-api-token", self._token))
-        metadata += [field for field in identity if may_be_sent(*field)]
+        if identity is not self._identity[0]:
+            self._identity = (identity, [field for field in identity if may_be_sent(*field)])
+        metadata += self._identity[1]
         metadata += trace_metadata(*trace_of(call.headers, binary_first=call.rpc is not None))
         return metadata
 

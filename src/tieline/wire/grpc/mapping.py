@@ -23,7 +23,7 @@ from tieline.model import Headers
 from tieline.wire.grpc.metadata import decode_binary, encode_binary, is_binary, may_be_sent
 from tieline.wire.grpc.status import CONTENT_TYPE
 from tieline.wire.grpc.trace import TRACE_FIELDS
-from tieline.wire.headers import canonical
+from tieline.wire.headers import MAX_KNOWN_NAME_BYTES, MAX_KNOWN_NAMES, canonical
 
 InternalMap: TypeAlias = dict[str, list[str]]
 """``metadata``, ``headers`` or ``trailers`` of an internal message: names as spelt there, binary values as base64."""
@@ -112,10 +112,44 @@ _FORWARDED: Final = {
     b"forwarded": "Forwarded",
 }
 _is_name: Final = re.compile(rb":?[!#$%&'*+.^_`|~0-9a-z-]+").fullmatch
+_PRINTABLE: Final = bytes(range(0x20, 0x7F))
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 # ── HTTP and gRPC ──
+
+
+class _Sent(dict[bytes, bytes]):
+    """Name of a header to its name in metadata, or to one of the marks below; remembered within bounds."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        sent = _name_sent(name)
+        if len(name) <= MAX_KNOWN_NAME_BYTES:
+            if len(self) >= MAX_KNOWN_NAMES:
+                self.clear()
+            self[name] = sent
+        return sent
+
+
+_DROPPED: Final = b"(dropped)"
+_BINARY: Final = b"(binary)"
+_REFUSED: Final = b"(refused)"
+# Marks are told by being the same object; no name that can be sent is equal to them either.
+
+
+def _name_sent(name: bytes) -> bytes:
+    if name in _NOT_COPIED or name == b"content-length" or name.startswith(_OWN_PREFIX):
+        return _DROPPED
+    if name in _PREFIXED:
+        return b"dapr-" + name
+    if name in RESERVED:
+        return _DROPPED
+    if not may_be_sent(name, b""):
+        return _REFUSED
+    return _BINARY if is_binary(name) else name
+
+
+_sent: Final = _Sent()
 
 
 def fields_to_metadata(headers: Headers, *, length: int | None = None, on_refused: Refused | None = None) -> Headers:
@@ -127,28 +161,33 @@ def fields_to_metadata(headers: Headers, *, length: int | None = None, on_refuse
         length: Declared length of the body, told as ``dapr-content-length``; ``None`` and 0 are not.
     """
     sent: Headers = []
-    for field in headers:
-        name, value = field
-        if name in _NOT_COPIED or name == b"content-length" or name.startswith(_OWN_PREFIX):
+    for name, value in headers:
+        named = _sent[name]
+        if named is _DROPPED:
             continue
-        if name in _PREFIXED:
-            name = b"dapr-" + name
-            field = (name, value)
-        elif name in RESERVED:
-            continue
-        elif is_binary(name):
-            if _is_name(name):
-                sent.append((name, encode_binary(value)))
-            elif on_refused is not None:
-                on_refused(name)
-            continue
-        if may_be_sent(name, value):
-            sent.append(field)
+        if named is _BINARY:
+            sent.append((name, encode_binary(value)))
+        elif named is not _REFUSED:
+            sent.append((named, value))
         elif on_refused is not None:
             on_refused(name)
+    if b"".join([value for _, value in sent]).translate(None, _PRINTABLE):
+        sent = _printable(sent, on_refused)
     if length:
         sent.append((b"dapr-content-length", b"%d" % length))
     return sent
+
+
+def _printable(metadata: Headers, on_refused: Refused | None) -> Headers:
+    """Return the entries whose values gRPC carries."""
+    kept: Headers = []
+    for field in metadata:
+        if field[1].translate(None, _PRINTABLE):
+            if on_refused is not None:
+                on_refused(field[0])
+        else:
+            kept.append(field)
+    return kept
 
 
 def metadata_to_metadata(metadata: Headers, *, on_refused: Refused | None = None) -> Headers:

@@ -66,14 +66,18 @@ def trace_of(headers: Headers, *, binary_first: bool) -> tuple[bytes, bytes]:
     """
     traceparent = tracestate = binary = b""
     for name, value in headers:
+        if name not in TRACE_FIELDS:
+            continue
         if name == b"traceparent":
             traceparent = traceparent or value
         elif name == b"tracestate":
             tracestate = tracestate or value
-        elif name == TRACE_BIN:
+        else:
             binary = binary or value
-    parent = parse_traceparent(traceparent)
-    said = None if parent is None else render_traceparent(*parent)
+    said: bytes | None = None
+    if is_traceparent(traceparent):
+        parent = None if traceparent.startswith(b"00") else parse_traceparent(traceparent)
+        said = traceparent if parent is None else render_traceparent(*parent)
     if binary_first and binary:
         found = parse_trace_bin(binary)
         if found is not None:

@@ -111,7 +111,7 @@ def test_an_entry_that_grpc_cannot_carry_is_left_out_and_told(convert: object) -
     headers: Headers = [(b"x-a", "ü".encode()), (b"x b", b"1"), (b"x!y", b"2"), (b"x-good", b"3")]
 
     assert convert(headers, on_refused=refused.append) == [(b"x-good", b"3")]  # type: ignore[operator]
-    assert refused == [b"x-a", b"x b", b"x!y"]
+    assert sorted(refused) == [b"x b", b"x!y", b"x-a"]
 
 
 @pytest.mark.rule("G-63")
