@@ -421,7 +421,15 @@ async def test_stop_tells_each_name_that_it_could_not_stop_and_ends_with_1(mesh:
 
     result = await tieline(mesh, "stop", "one", "zzz", "-a", "two")
     nothing = await tieline(mesh, "stop")
+    near = [
+        await tieline(mesh, *words)
+        for words in (("stop", "Other"), ("stop", "otther"), ("invoke", "x", "m", "--from", "Other"))
+    ]
 
+    assert [result.code for result in near] == [1, 1, 3]
+    assert near[0].err.endswith('; running: other. Did you mean "other"? Names are case-sensitive.\n')
+    assert near[1].err.endswith('; running: other. Did you mean "other"?\n')
+    assert 'Did you mean "other"? Names are case-sensitive.' in near[2].err
     assert result.code == 1
     assert result.out == "✅  app stopped successfully: one\n✅  app stopped successfully: two\n"
     assert result.err == "❌  failed to stop app id zzz: couldn't find app id zzz; running: one, other, two\n"

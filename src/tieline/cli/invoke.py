@@ -18,7 +18,7 @@ from tieline.cli.call import Body, Call, Report, perform
 from tieline.cli.completion import complete_app_ids
 from tieline.cli.numbers import MAX_TIMEOUT_S, finite
 from tieline.cli.report import JsonReport, PlainReport
-from tieline.cli.roster import ASK_TIMEOUT_S, Member, Status, matching, members, rpc_address
+from tieline.cli.roster import ASK_TIMEOUT_S, Member, Status, matching, meant, members, rpc_address
 from tieline.cli.wait import NO_CONTENT, OUTBOUND_PATH, Address
 from tieline.errors import StartError
 
@@ -288,7 +288,8 @@ def _sidecar(
         if chosen is None:
             known = list(dict.fromkeys(member.name for member in usable))
             told = f"running: {', '.join(known[:20])}" if known else "no sidecar runs"
-            return report.not_reached(f"no sidecar of {given['caller']} runs here; {told}.")
+            told += f". {question}" if (question := meant(usable, given["caller"])) else "."
+            return report.not_reached(f"no sidecar of {given['caller']} runs here; {told}")
     else:
         own = matching(usable, app_id)
         others = [member for member in usable if member not in own]

@@ -16,6 +16,7 @@ from tieline.cli.app_reach import app_trouble
 from tieline.cli.parallel import in_parallel
 from tieline.cli.sockets import command_line
 from tieline.cli.wait import HEALTH_PATH, NO_CONTENT, Address
+from tieline.config.spelling import closest
 from tieline.names.registry import Content, Instance, find_registry, read_registry
 from tieline.names.sidecars import SidecarFacts, parent_of, process_start
 
@@ -135,6 +136,17 @@ def members_in(content: Content, environ: Mapping[str, str], *, ask_them: bool =
             token = ""  # whoever asks for it says so itself
         found = in_parallel(lambda member: _asked(member, token), found, MAX_ASKED_AT_ONCE)
     return sorted(found, key=lambda member: (member.facts.app_id, member.facts.namespace, member.facts.started))
+
+
+def meant(everyone: Sequence[Member], name: str) -> str:
+    """Return a question about the name here that is most like one that is not; empty if none is like it."""
+    app_id = name.partition(".")[0]
+    names = {member.facts.app_id: member.name for member in reversed(everyone)}
+    guess = closest(app_id, names) if app_id not in names else ""
+    if not guess:
+        return ""
+    rule = " Names are case-sensitive." if guess.lower() == app_id.lower() else ""
+    return f'Did you mean "{names[guess]}"?{rule}'
 
 
 def matching(everyone: Sequence[Member], name: str) -> list[Member]:

@@ -17,7 +17,7 @@ from tieline.cli.console import Console
 from tieline.cli.numbers import finite
 from tieline.cli.parallel import in_parallel
 from tieline.cli.processes import NotThere, Process
-from tieline.cli.roster import ASK_TIMEOUT_S, Member, matching, members
+from tieline.cli.roster import ASK_TIMEOUT_S, Member, matching, meant, members
 from tieline.cli.wait import HEALTH_PATH, NO_CONTENT
 from tieline.errors import StartError
 
@@ -109,7 +109,9 @@ def _choose(
         living = [member for member in same if member.is_alive]
         chosen += [member for member in living if member not in chosen]
         if not same:
-            missing.append(f"failed to stop app id {name}: couldn't find app id {name}{_known(found)}")
+            question = meant([member for member in found if member.is_alive], name)
+            told = f"{_known(found)}. {question}" if question else _known(found)
+            missing.append(f"failed to stop app id {name}: couldn't find app id {name}{told}")
         elif not living:
             missing.append(f"failed to stop app id {name}: it does not run any more ({same[-1].detail})")
     for pid in dict.fromkeys(pids):
