@@ -66,6 +66,10 @@ def rule_faults(name: str, version: str, protocol: str) -> Iterator[RuleFault]:
     if name.partition("/")[0] not in APIS:
         guess = closest(name, APIS)
         yield RuleFault(False, f"there is no API {name!r}", f'did you mean "{guess}"?' if guess else "")
+    elif protocol == "grpc" and version and f"{name}/{version}" not in GROUPS:
+        versions = [group.partition("/")[2] for group in GROUPS if group.startswith(f"{name}/")]
+        text = f"gRPC has no API {name} of version {version}: a rule with it matches nothing"
+        yield RuleFault(True, text, ", ".join(versions))
 
 
 class GrpcLists:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tieline.config.api_lists import ApiLists
+from tieline.config.api_lists import ApiLists, GrpcLists, rule_faults
+from tieline.config.grpc_apis import path_of
 
 INVOKE = ("invoke", "v1", "v1.0/invoke/")
 METADATA = ("metadata", "v1", "v1.0/metadata")
@@ -57,3 +58,60 @@ def test_health_cannot_be_closed() -> None:
     lists = ApiLists({"denied": [rule("healthz", "v1"), rule("", "v1.0")], "allowed": [rule("invoke", "v1")]})
 
     assert lists.is_open("healthz", "v1", "v1.0/healthz")
+
+
+# ── gRPC ──
+
+
+def opened_rpcs(**lists: object) -> list[str]:
+    found = GrpcLists(lists)
+    names = ["InvokeService", "GetMetadata", "SetMetadata", "Shutdown", "GetState", "QueryStateAlpha1"]
+    return [name for name in names if found.is_open(path_of(name))]
+
+
+EVERY_RPC = ["InvokeService", "GetMetadata", "SetMetadata", "Shutdown", "GetState", "QueryStateAlpha1"]
+
+
+@pytest.mark.rule("S-56", "S-57", "S-58")
+def test_only_rules_that_say_grpc_in_lower_case_count_for_it() -> None:
+    assert opened_rpcs() == EVERY_RPC
+    assert opened_rpcs(allowed=[rule("invoke", "v1", "http")], denied=[rule("invoke", "v1", "GRPC")]) == EVERY_RPC
+    assert opened_rpcs(allowed=[rule("invoke", "v1", "grpc")]) == ["InvokeService"]
+    assert opened_rpcs(denied=[rule("state", "v1", "grpc"), rule("metadata", "v1", "grpc")]) == [
+        "InvokeService",
+        "Shutdown",
+        "QueryStateAlpha1",
+    ]
+    both = {"allowed": [rule("metadata", "v1", "grpc")], "denied": [rule("metadata", "v1", "grpc")]}
+    assert opened_rpcs(**both) == []
+
+
+@pytest.mark.rule("S-58")
+def test_a_list_that_allows_nothing_of_grpc_leaves_it_open_and_is_noticed() -> None:
+    http_only = GrpcLists({"allowed": [rule("invoke", "v1", "http")]})
+    misspelt = GrpcLists({"allowed": [rule("invoke", "v1.0", "grpc")]})
+
+    assert (http_only.allows_nothing, misspelt.allows_nothing) == (True, True)
+    assert not http_only.restrict
+    assert not GrpcLists({"denied": [rule("invoke", "v1", "http")]}).allows_nothing
+
+
+@pytest.mark.rule("S-59")
+def test_services_of_apps_are_never_closed_but_unknown_rpcs_of_dapr_are() -> None:
+    lists = GrpcLists({"allowed": [rule("invoke", "v1", "grpc")]})
+
+    assert lists.is_open(b"/test.Echo/Unary")
+    assert lists.is_open(b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    assert not lists.is_open(path_of("NoSuchThing"))
+    assert not lists.is_open(b"/dapr.proto.runtime.v1.Other/Thing")
+
+
+@pytest.mark.rule("S-57")
+def test_a_version_that_grpc_does_not_have_is_told() -> None:
+    (fault,) = rule_faults("invoke", "v1.0", "grpc")
+
+    assert fault.is_certain
+    assert fault.text == "gRPC has no API invoke of version v1.0: a rule with it matches nothing"
+    assert fault.hint == "v1"
+    assert not list(rule_faults("invoke", "v1.0", "http"))
+    assert not list(rule_faults("state", "v1alpha1", "grpc"))
