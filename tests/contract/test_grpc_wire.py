@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sqlite3
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,7 +21,7 @@ from tests.contract.harness.grpc_wire import (
     request_of,
 )
 from tests.support.app import App
-from tests.support.daprd import UNARY, Daprd, Script, b64, call, messages_in, status_of
+from tests.support.daprd import UNARY, Daprd, Script, b64, call, messages_in, register, status_of
 from tests.support.grpc_app import ON_INVOKE, GrpcApp
 from tests.support.http1 import Answer, Client
 from tests.support.mesh import Mesh, Sidecar, free_port
@@ -96,23 +94,12 @@ class Caller:
         if app_id not in self._daprds:
             made = self._daprds[app_id] = Daprd()
             await made.start()
-            register(self.mesh, app_id, made.port)
+            register(self.mesh, app_id, made.port, like="alpha")
         return self._daprds[app_id]
 
     async def aclose(self) -> None:
         for daprd in self._daprds.values():
             await daprd.aclose()
-
-
-def register(mesh: Mesh, app_id: str, port: int) -> None:
-    """Let the registry say that the sidecar of an app is at a port."""
-    with sqlite3.connect(mesh.state / "tieline" / "registry.db") as db:
-        columns = [row[1] for row in db.execute("PRAGMA table_info(hosts)")]
-        row = dict(zip(columns, db.execute("SELECT * FROM hosts WHERE app_id = 'alpha'").fetchone(), strict=True))
-        row |= {"registration_id": app_id, "app_id": app_id, "address": f"127.0.0.1:{port}"}
-        row["last_update"] = int(time.time()) + 600  # nobody renews it
-        db.execute(f"INSERT INTO hosts VALUES ({', '.join('?' * len(columns))})", tuple(row.values()))
-    db.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -413,7 +400,7 @@ async def test_a_daprd_of_any_kind_is_borne_with(name: str, caller: Caller) -> N
     daprd.windows = callee.get("windows", True)
     daprd.extra = b64(callee.get("extra", ""))
     await daprd.start()
-    register(caller.mesh, name, daprd.port)
+    register(caller.mesh, name, daprd.port, like="alpha")
     verb = "POST" if "body" in callee else "GET"
     body = b"x" * callee["body"] if "body" in callee else None
 

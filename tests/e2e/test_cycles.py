@@ -11,10 +11,13 @@ import pytest
 
 from bench.peers import Peer
 from tests.support.app import App, Exchange
+from tests.support.daprd import Daprd, Script, call, register
 from tests.support.grpc_app import UNARY, Answer, GrpcApp, GrpcClient, invoke_response
 from tests.support.grpc_app import Handler as RpcHandler
 from tests.support.h2peer import ask_h2
 from tests.support.mesh import Mesh, Sidecar, invoke_path, until
+from tieline._generated.dapr.proto.common.v1 import common_pb2
+from tieline._generated.dapr.proto.internals.v1 import service_invocation_pb2 as pb
 
 TIMES = 40
 A_CALL = 1.0
@@ -193,3 +196,50 @@ async def test_restarts_of_a_peer_leave_no_cycles(mesh: Mesh, tmp_path: Path) ->
         await peer.stop(gently=number % 2 == 0)
 
     await check(mesh, tmp_path, None, do)
+
+
+@pytest.mark.parametrize("how", ["fine", "large", "fail", "close", "short"])
+async def test_calls_as_grpc_leave_no_cycles(mesh: Mesh, tmp_path: Path, how: str) -> None:
+    """At the caller, which calls a Tielines by ``InvokeService``."""
+    app = await mesh.app(answer)
+    await mesh.sidecar("callee", app)
+
+    async def do(sidecar: Sidecar) -> None:
+        async with mesh.grpc_client(sidecar) as client:
+            await client.invoke("callee", how, b"x")
+
+    await check(mesh, tmp_path, None, do)
+
+
+@pytest.mark.parametrize("how", ["fine", "large", "fail", "close", "short"])
+async def test_calls_by_grpc_leave_no_cycles(mesh: Mesh, tmp_path: Path, how: str) -> None:
+    """At the callee, which a daprd calls."""
+    app = await mesh.app(answer)
+    message = pb.InternalInvokeRequestStream()
+    message.request.ver = pb.V1
+    message.request.metadata["X-A"].values.append("1")
+    message.request.message.method = how
+    message.request.message.http_extension.verb = common_pb2.HTTPExtension.Verb.POST
+    raw = message.SerializeToString()
+
+    async def do(sidecar: Sidecar) -> None:
+        await call(sidecar.internal, [raw])
+
+    await check(mesh, tmp_path, app, do)
+
+
+@pytest.mark.parametrize("script", [Script(status=("14", "no")), Script(reset=8), Script(cut=True), Script()])
+async def test_failures_of_a_daprd_leave_no_cycles(mesh: Mesh, tmp_path: Path, script: Script) -> None:
+    daprd = Daprd(script)
+    await daprd.start()
+    registered = False
+
+    async def do(sidecar: Sidecar) -> None:
+        nonlocal registered
+        if not registered:
+            registered = True
+            register(mesh, "daprd", daprd.port)
+        await sidecar.call("daprd", "work", "POST", body=b"x")
+
+    await check(mesh, tmp_path, None, do)
+    await daprd.aclose()

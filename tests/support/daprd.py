@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import sqlite3
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +18,7 @@ import h2.errors
 import h2.events
 
 from tests.support.h2peer import Fields, H2Client, H2Stream
+from tests.support.mesh import Mesh
 
 SERVICE = "/dapr.proto.internals.v1.ServiceInvocation/"
 STREAM = SERVICE + "CallLocalStream"
@@ -77,6 +80,7 @@ class Script:
         cut: Close the connection after the messages.
         goaway: Say GOAWAY after the answer.
         slow: Wait before the answer.
+        stays: Do not end the answer.
     """
 
     messages: Sequence[bytes] = ()
@@ -93,6 +97,7 @@ class Script:
     cut: bool = False
     goaway: bool = False
     slow: float = 0.0
+    stays: bool = False
 
 
 class Daprd:
@@ -251,7 +256,7 @@ class Daprd:
                 continue
             connection.send_data(number, data[:room])
             data = data[room:]
-        if not script.cut:
+        if not script.cut and not script.stays:
             connection.send_headers(number, [*end, *script.tail], end_stream=True)
 
     async def aclose(self) -> None:
@@ -290,6 +295,18 @@ async def call(
         return await stream.whole(within_s)
     finally:
         client.close()
+
+
+def register(mesh: Mesh, app_id: str, port: int, *, like: str = "caller") -> None:
+    """Let the registry say that the sidecar of an app is at a port; the rest as of a sidecar that is there."""
+    with sqlite3.connect(mesh.state / "tieline" / "registry.db") as db:
+        columns = [row[1] for row in db.execute("PRAGMA table_info(hosts)")]
+        known = db.execute("SELECT * FROM hosts WHERE app_id = ?", (like,)).fetchone()
+        row = dict(zip(columns, known, strict=True))
+        row |= {"registration_id": app_id, "app_id": app_id, "address": f"127.0.0.1:{port}"}
+        row["last_update"] = int(time.time()) + 600  # nobody renews it
+        db.execute(f"INSERT INTO hosts VALUES ({', '.join('?' * len(columns))})", tuple(row.values()))
+    db.close()
 
 
 def status_of(stream: H2Stream) -> tuple[int, str]:

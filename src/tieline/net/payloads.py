@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from tieline.errors import TielineError
+from tieline.errors import TielineError, untrace
 from tieline.model import MAX_CHUNK, Body, Headers
 from tieline.net.backpressure import BodyStream
 from tieline.wire.grpc.internal import BrokenBody, frame_stream, payloads_of
@@ -81,6 +81,7 @@ class Outgoing:
         self._ended = True
         if self._ending is not None:
             self.trailers = self._ending(error)
+            untrace(error)
         return b"" if head is None or error is not None else frame_stream(head, b"", 0)
 
     def abandon(self) -> None:
