@@ -72,7 +72,7 @@ class HeldBody:
         """See ``model.Body``."""
         try:
             piece = await self._body.read()
-        except BaseException:
+        except Exception:  # a reader that is cancelled may only have been in a hurry, else it abandons the body
             self._let_go()
             raise
         if not piece:

@@ -30,7 +30,7 @@ class Outgoing:
         events: Each piece is an event, and is marked as one.
     """
 
-    __slots__ = ("_body", "_ended", "_ending", "_head", "_later", "_seq", "trailers")
+    __slots__ = ("_body", "_ended", "_ending", "_first", "_head", "_later", "_seq", "trailers")
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Outgoing:
         self._body = body
         self._ending = ending
         self._ended = False
+        self._first = True
         self._seq = 0
         self.trailers: Headers = []
 
@@ -53,7 +54,7 @@ class Outgoing:
         if self._ended:
             return b""
         head, self._head = self._head, self._later
-        first = head is not None and not self._seq
+        first, self._first = self._first, False
         try:
             piece = await (self._first_piece() if first else self._body.read())
         except TielineError as error:
@@ -211,10 +212,13 @@ async def collect(body: Body, limit: int | None, too_long: Callable[[], TielineE
     """
     pieces: list[bytes] = []
     size = 0
-    while piece := await body.read():
-        size += len(piece)
-        if limit is not None and size > limit:
-            body.abandon()
-            raise too_long()
-        pieces.append(piece)
+    try:
+        while piece := await body.read():
+            size += len(piece)
+            if limit is not None and size > limit:
+                raise too_long()
+            pieces.append(piece)
+    except BaseException:  # cancelled too: nobody reads on
+        body.abandon()
+        raise
     return b"".join(pieces)

@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from tieline.app.slots import Slots
+from tieline.app.slots import HeldBody, Slots
+from tieline.net.backpressure import BodyStream, NoSource
+from tieline.net.payloads import Outgoing
 
 
 async def test_slots_are_given_to_those_who_wait_longest() -> None:
@@ -52,3 +54,21 @@ async def test_who_gives_up_in_the_turn_in_which_a_slot_is_free_costs_none(first
     slots.release()
     await asyncio.wait_for(slots.acquire(), 5)
     assert slots.waiting == 0
+
+
+@pytest.mark.rule("H-115", "G-122")
+async def test_an_answer_whose_body_is_late_keeps_its_slot() -> None:
+    slots = Slots(1)
+    await slots.acquire()
+    body = BodyStream(NoSource())
+    messages = Outgoing(b"head", HeldBody(body, slots))
+
+    await messages.read()  # the head alone: the body was not there in time
+    assert not slots.take()
+    body.feed(b"late")
+    body.end()
+    await messages.read()
+    assert not slots.take()
+    await messages.read()
+
+    assert slots.take()

@@ -221,6 +221,9 @@ async def _read_beginning(reply: Reply) -> bytes:
             beginning += piece
     except TielineError as error:  # what came of it is told all the same
         untrace(error)
+    except BaseException:
+        body.abandon()
+        raise
     await read_out(reply)
     return beginning
 

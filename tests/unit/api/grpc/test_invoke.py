@@ -402,6 +402,24 @@ async def test_an_error_whose_body_breaks_off_is_told_all_the_same() -> None:
     assert error_info(got.status)["metadata"]["http.error_message"] == "half"
 
 
+class Endless(Pieces):
+    """A body that stops in its middle, and breaks off never."""
+
+    async def read(self) -> bytes:
+        return await super().read() or await asyncio.get_running_loop().create_future()
+
+
+async def test_an_error_whose_body_never_ends_is_let_go_of_when_time_is_up() -> None:
+    body = Endless(b"half")
+    path = Path(Reply(503, [], body))
+
+    got = await invoke(path, request(), (b"grpc-timeout", b"20m"))
+
+    assert got.status.code == GrpcCode.DEADLINE_EXCEEDED
+    assert body.abandoned
+    assert len(path.records) == 1
+
+
 async def test_an_answer_that_breaks_off_is_a_failure() -> None:
     broken = TielineError("unexpected EOF", cause=Cause.APP_BROKEN, hop=Hop.APP)
     path = Path(Reply(200, [], Pieces(b"half", error=broken)))
