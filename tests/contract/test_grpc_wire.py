@@ -423,3 +423,17 @@ async def test_a_daprd_of_any_kind_is_borne_with(name: str, caller: Caller) -> N
             assert (answer.status, answer.body.decode()) == (got["status"], got["body"])
     assert daprd.most_at_once <= case["most_calls_at_once"] or case["most_calls_at_once"] == 0
     await daprd.aclose()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.rule("G-39")
+async def test_nothing_is_left_of_calls_to_what_is_no_sidecar_and_says_much(caller: Caller) -> None:
+    page = Daprd(Script(messages=[b"x" * (4 << 20)], http="404", type="text/html"))
+    await page.start()
+    register(caller.mesh, "page", page.port)
+
+    answer = await caller.sidecar.call("page", "work", "GET")
+
+    assert answer.status == 500
+    await page.until(lambda: len(page.rpcs) == 2 and all(rpc.reset is not None for rpc in page.rpcs))
+    await page.aclose()

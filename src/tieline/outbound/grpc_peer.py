@@ -196,6 +196,7 @@ class _Rpc:
             while await source.read():
                 pass
             self._ended(source.trailers)
+            self._silence()
             return _make_reply(head, head.message.data.value, call)
         except BaseException as error:
             self._drop(source)
@@ -228,7 +229,7 @@ class _Rpc:
         try:
             self._check_head(reply)
             reader = MessageReader(self._limit, _value(reply.headers, b"grpc-encoding"))
-        except (TielineError, BadMessages) as error:
+        except (TielineError, BadMessages, _Unimplemented) as error:
             self._drop(source)
             raise self._explained(error) from None
         if isinstance(source, bytes):
