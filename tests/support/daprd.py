@@ -50,6 +50,7 @@ class Rpc:
     data: bytearray = field(default_factory=bytearray)
     ended: bool = False
     reset: int | None = None
+    trailers: Fields | None = None
 
     def header(self, name: str) -> str | None:
         """Return the first value of a field."""
@@ -199,6 +200,8 @@ class Daprd:
             rpcs[event.stream_id or 0].data += event.data or b""
             if self.windows:
                 connection.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)
+        elif isinstance(event, h2.events.TrailersReceived):
+            rpcs[event.stream_id or 0].trailers = event.headers  # type: ignore[assignment]
         elif isinstance(event, h2.events.StreamReset):
             rpcs[event.stream_id or 0].reset = int(event.error_code or 0)
         elif isinstance(event, h2.events.PingReceived):

@@ -289,6 +289,10 @@ class UpLane(Lane):
             else:
                 kept.append(data)
 
+    def on_trailers(self, headers: Headers) -> None:
+        """The end. Requests of gRPC have no trailers: some servers would close the connection that all calls share."""
+        self.on_data(b"", True)
+
     def forget(self) -> None:
         """The answer has begun: the request is never sent again."""
         self._kept = None

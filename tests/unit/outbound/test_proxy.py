@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from tests.support.daprd import Daprd, Script
 from tests.support.h2peer import H2Client
 from tests.support.mesh import until
 from tests.support.proxied import Client, EchoApp, Ends
@@ -461,6 +462,24 @@ async def test_a_client_that_does_not_watch_its_deadline_is_told(house: House) -
     assert (none.header("grpc-status"), none.header("grpc-message")) == ("4", "context deadline exceeded")
     await until(lambda: house.app.cancelled == 1)
     client.close()
+
+
+async def test_trailers_of_a_request_go_no_further(house: House) -> None:
+    # No gRPC client sends any, and some servers close the connection for them, with all calls on it.
+    app = Daprd(Script(messages=[b"answer"]))
+    await app.start()
+    await house.open(app_port=app.port)
+    client = await H2Client.open(house.ends.api)
+    headers = [("content-type", "application/grpc"), ("te", "trailers"), ("dapr-app-id", "gamma")]
+
+    call = await client.request("POST", "/test.Echo/ClientStream", headers, b"\0\0\0\0\1x", end=False)
+    await call.send_trailers([("dapr-caller-app-id", "forged"), ("tieline-cause", "forged")])
+    await call.whole()
+
+    assert bytes(call.data) == b"\0\0\0\0\6answer"
+    assert [(rpc.messages, rpc.ended, rpc.trailers) for rpc in app.rpcs] == [([b"x"], True, None)]
+    client.close()
+    await app.aclose()
 
 
 async def test_an_answer_before_the_request_has_ended_ends_the_call(house: House) -> None:
