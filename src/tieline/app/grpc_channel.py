@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tieline import __version__
 from tieline.app.rpc_route import APP_LIMITS
 from tieline.app.slots import Slots
+from tieline.config.settings import DEFAULT_PEER_IDLE_S, DEFAULT_PEER_SWEEP_S
 from tieline.errors import (
     AppBroken,
     BadRequest,
@@ -53,9 +54,6 @@ MAX_REFUSALS: Final = 6
 """How often a call is sent again that the app refused without a look at it: the first time at once,"""
 REFUSED_PAUSE_S: Final = 0.005
 """then after twice this time, and twice as long each time."""
-IDLE_S: Final = 180.0
-"""A connection without calls is closed after this time, unless it is the last."""
-LOOK_EVERY_S: Final = 45.0
 
 _UNREACHABLE_HINT: Final = "start the app, or check --app-port, --app-channel-address and --app-protocol"
 _SIZE_HINT: Final = "raise --max-body-size, which bounds each message"
@@ -91,7 +89,8 @@ class GrpcChannel:
     Args:
         secure: It speaks TLS, whatever its certificate says.
         max_message: Longest message, either way, in bytes; ``None`` for no limit.
-        idle_s, look_every_s: When connections without calls are closed, and how often they are looked at.
+        idle_s, look_every_s: When connections without calls, but for the last one, are closed, and how often that is
+            looked into.
 
     Attributes:
         unhealthy: Makes the error of a call while the app's health checks fail; ``None`` lets calls through.
@@ -107,8 +106,8 @@ class GrpcChannel:
         max_concurrency: int,
         max_message: int | None,
         token: str | None,
-        idle_s: float = IDLE_S,
-        look_every_s: float = LOOK_EVERY_S,
+        idle_s: float = DEFAULT_PEER_IDLE_S,
+        look_every_s: float = DEFAULT_PEER_SWEEP_S,
     ) -> None:
         self._place = (host[1:-1] if host.startswith("[") and host.endswith("]") else host, port)
         self._authority = f"{host}:{port}".encode()

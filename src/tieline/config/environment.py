@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from tieline.config.duration import parse_duration
 from tieline.config.settings import Settings
 
 _TRUTH_WORDS: Final = frozenset({"y", "yes", "true", "t", "on", "1"})
@@ -57,16 +56,6 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         peer_idle=environ.get("DAPR_GRPC_MAX_CONN_IDLE") or None,
         peer_sweep=environ.get("DAPR_GRPC_CONN_COLLECTOR_INTERVAL") or None,
     )
-
-
-def duration_of(environ: Mapping[str, str], name: str, default: float) -> float:
-    """Return the time that a variable gives as a Go duration, in seconds; ``default`` if it gives none above zero."""
-    text = environ.get(name, "")
-    try:
-        seconds = parse_duration(text) if text else 0.0
-    except ValueError:
-        seconds = 0.0
-    return seconds if seconds > 0 else default
 
 
 def own_environment(settings: Settings, host_address: str, ports: Ports) -> dict[str, str]:

@@ -50,7 +50,8 @@ class Settings:
         internal_port: Port for other sidecars; ``None`` to derive one (H-5).
         internal_listen_address: ``None`` if not given (loopback unless mTLS is on); empty for all interfaces.
         listen_addresses: For both APIs, ``LOOPBACK`` if not given; an empty item means all interfaces.
-        peer_idle_s: A connection to another sidecar without calls is closed after this time (G-6).
+        peer_idle_s: A connection to another sidecar, or to an app that speaks gRPC, is closed after this time without
+            calls (G-6).
         peer_sweep_s: How often such connections are looked for.
         public_port: ``None`` for no public listener.
         public_listen_address: Empty for all interfaces.

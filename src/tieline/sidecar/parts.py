@@ -21,12 +21,11 @@ from tieline.api.http.server import Front, HttpApi, PublicApi
 from tieline.api.http.token import Token
 from tieline.api.http.tracing import Tracer
 from tieline.api.metadata import Metadata
-from tieline.app.grpc_channel import HEALTH_CHECK, IDLE_S, LOOK_EVERY_S, GrpcChannel
+from tieline.app.grpc_channel import HEALTH_CHECK, GrpcChannel
 from tieline.app.health import Prober
 from tieline.app.http_channel import HttpChannel
 from tieline.config.api_lists import ApiLists, GrpcLists
 from tieline.config.configuration import Configuration
-from tieline.config.environment import duration_of
 from tieline.config.outbound_proxy import read_proxies
 from tieline.config.settings import Settings
 from tieline.errors import TielineError
@@ -88,7 +87,6 @@ class Parts:
     ) -> None:
         self._settings = settings
         self._measured = measured
-        self._environ = environ
         self.configuration = configuration
         self.address = host_address(environ)
         self._hostname = socket.gethostname()
@@ -163,8 +161,8 @@ class Parts:
             max_concurrency=settings.app_max_concurrency,
             max_message=settings.max_body_size,
             token=settings.app_api_token,
-            idle_s=duration_of(self._environ, "DAPR_GRPC_MAX_CONN_IDLE", IDLE_S),
-            look_every_s=duration_of(self._environ, "DAPR_GRPC_CONN_COLLECTOR_INTERVAL", LOOK_EVERY_S),
+            idle_s=settings.peer_idle_s,
+            look_every_s=settings.peer_sweep_s,
         )
 
     def _tell_app(self) -> str:
