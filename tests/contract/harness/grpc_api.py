@@ -415,9 +415,9 @@ def _call_in_thread(port: int, call: Json) -> Json:
         with contextlib.suppress(grpc.RpcError):
             for message in rpc:
                 got.append(message)
-                ready.release()
                 if len(got) == call.get("cancel_after"):
                     rpc.cancel()
+                ready.release()
         ready.release(len(messages) or 1)  # lets the thread that sends end
         return {
             "initial": list(rpc.initial_metadata()),
