@@ -20,6 +20,7 @@ from tieline.wire.method_path import check, clean
 _INTERNALS: Final = b"/dapr.proto.internals."
 _RUNTIME: Final = b"/dapr.proto.runtime."
 _REFLECTION: Final = b"/grpc.reflection."
+_TARGETS: Final = frozenset({b"dapr-callee-app-id", b"dapr-app-id"})
 _NATIVE: Final = (b"tieline-invoke", b"1")
 _PLAIN_TYPE: Final = (b"content-type", CONTENT_TYPE)
 NO_TARGET: Final = "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
@@ -69,7 +70,8 @@ class ProxiedCalls:
         if (
             request.verb != b"POST"
             or (request.native and _NATIVE in headers)
-            or path.startswith((_INTERNALS, _REFLECTION))
+            or path.startswith(_INTERNALS)
+            or (path.startswith(_REFLECTION) and not _names_an_app(request))
             or not (_PLAIN_TYPE in headers or _is_rpc(request))
         ):
             return False
@@ -144,6 +146,11 @@ class ProxiedCalls:
                 hop=Hop.PEER,
                 grpc_code=GrpcCode.PERMISSION_DENIED,
             )
+
+
+def _names_an_app(request: Request) -> bool:
+    """Say whether an RPC that may be for the port itself is meant for an app."""
+    return any(name in _TARGETS for name, _ in request.headers)
 
 
 def _is_rpc(request: Request) -> bool:
