@@ -7,7 +7,8 @@ one reader do for both. Import this only when a call needs it: protobuf takes lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -29,13 +30,21 @@ NUMBERS: Final = {verb: number for number, verb in enumerate(VERBS)}
 """Of the verbs in the HTTP extension."""
 V1: Final = pb.V1
 
+REMEMBERED: Final = 1024
+"""Entries, and what is asked besides, that are kept serialised;"""
+MAX_REMEMBERED: Final = 256
+"""with values of so many characters at most."""
+_VER_1: Final = b"\x08\x01"
+_METADATA: Final = b"\x12"
+_MESSAGE: Final = b"\x1a"
+_HEADERS: Final = b"\x12"
+_TRAILERS: Final = b"\x1a"
 _HEAD: Final = b"\x0a"  # field 1, a message or bytes
 _PAYLOAD: Final = b"\x12"  # field 2
 _SEQ: Final = b"\x10"  # field 2, a number
 
 RequestHead: TypeAlias = pb.InternalInvokeRequest
 ResponseHead: TypeAlias = pb.InternalInvokeResponse
-_Entries: TypeAlias = MutableMapping[str, pb.ListStringValue]
 _M = TypeVar("_M", bound=Message)
 
 
@@ -62,18 +71,24 @@ class Said(NamedTuple):
 
 def request_head(metadata: InternalMap, said: Said, body: bytes | None = None) -> bytes:
     """Return a serialised ``InternalInvokeRequest``; with its body only for ``CallLocal`` (G-33)."""
-    head = pb.InternalInvokeRequest(ver=V1)
-    _fill(head.metadata, metadata)
-    message = head.message
-    message.method = said.method
-    message.content_type = said.content_type
-    if said.has_data or body is not None:
+    message = _said(said) if body is None else _message(said, body)
+    return b"".join([_VER_1, *_entries(metadata, _METADATA), _MESSAGE, _varint(len(message)), message])
+
+
+def _message(said: Said, body: bytes | None) -> bytes:
+    message = InvokeRequest(method=said.method, content_type=said.content_type)
+    if body is not None:
         message.data.type_url = said.type_url
-        message.data.value = body or b""
+        message.data.value = body
     if said.verb is not None:
         message.http_extension.verb = said.verb  # type: ignore[assignment]  # any number is passed on
         message.http_extension.querystring = said.query
-    return head.SerializeToString()
+    return message.SerializeToString()
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _said(said: Said) -> bytes:
+    return _message(said, b"" if said.has_data else None)
 
 
 def response_head(
@@ -102,20 +117,41 @@ def response_head(
             head.status.SetInParent()
     head.status.code = status.code
     head.status.message = status.message
-    _fill(head.headers, headers)
-    _fill(head.trailers, trailers)
     if has_message:
         message = head.message
         message.content_type = content_type
         if has_data or body:
             message.data.type_url = type_url
             message.data.value = body
-    return head.SerializeToString()
+    return b"".join([head.SerializeToString(), *_entries(headers, _HEADERS), *_entries(trailers, _TRAILERS)])
 
 
-def _fill(entries: _Entries, source: InternalMap) -> None:
-    for name, values in source.items():
-        entries[name].values.extend(values)
+def _entries(source: InternalMap, tag: bytes) -> list[bytes]:
+    """Return the entries of a map serialised, each behind its tag."""
+    return [
+        tag + (_entry(name, values[0]) if len(values) == 1 else _make_entry(name, values))
+        for name, values in source.items()
+    ]
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _remembered(name: str, value: str) -> bytes:
+    return _make_entry(name, [value])
+
+
+def _entry(name: str, value: str) -> bytes:
+    """Return an entry of one value, with its length before it; most calls have the same."""
+    return _remembered(name, value) if len(value) <= MAX_REMEMBERED else _make_entry(name, [value])
+
+
+def _make_entry(name: str, values: Sequence[str]) -> bytes:
+    inner = b""
+    for value in values:
+        raw = value.encode()
+        inner += b"\x0a%s%s" % (_varint(len(raw)), raw)
+    key = name.encode()
+    entry = b"\x0a%s%s\x12%s%s" % (_varint(len(key)), key, _varint(len(inner)), inner)
+    return _varint(len(entry)) + entry
 
 
 def frame_stream(head: bytes | None, body: bytes, seq: int) -> bytes:
