@@ -430,7 +430,7 @@ async def test_a_daprd_of_any_kind_is_borne_with(name: str, caller: Caller) -> N
 async def test_nothing_is_left_of_calls_to_what_is_no_sidecar_and_says_much(caller: Caller) -> None:
     page = Daprd(Script(messages=[b"x" * (4 << 20)], http="404", type="text/html"))
     await page.start()
-    register(caller.mesh, "page", page.port)
+    register(caller.mesh, "page", page.port, like="alpha")
 
     answer = await caller.sidecar.call("page", "work", "GET")
 

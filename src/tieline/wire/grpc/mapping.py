@@ -17,6 +17,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from tieline.model import Headers
@@ -290,8 +291,11 @@ def fields_to_internal(headers: Headers, *, length: int | None = None) -> Intern
     for name, value in headers:
         if name.startswith(_OWN_PREFIX):
             continue
-        spelt = _text(name if name in _KEPT_LOWER else canonical(name))
-        internal.setdefault(spelt, []).append(_text(value))
+        spelt = _spelt(name)
+        if spelt in internal:
+            internal[spelt].append(_text(value))
+        else:
+            internal[spelt] = [_text(value)]
     if length:
         internal[_LENGTH] = [str(length)]
     return internal
@@ -302,13 +306,15 @@ def added_to_internal(internal: InternalMap, added: Headers) -> None:
 
     Identity replaces what is there under any spelling; forwarding fields are appended under their canonical name.
     """
+    there = {name.lower() for name in internal}
     for name, value in added:
         if name in _FORWARDED:
             internal.setdefault(_FORWARDED[name], []).append(_text(value))
         else:
             text = _text(name)
-            for spelt in [one for one in internal if one.lower() == text]:
-                del internal[spelt]
+            if text in there:
+                for spelt in [one for one in internal if one.lower() == text]:
+                    del internal[spelt]
             internal[text] = [_text(value)]
 
 
@@ -322,11 +328,12 @@ def metadata_to_internal(metadata: Headers, *, content_type: bytes = CONTENT_TYP
     for name, value in metadata:
         if name.startswith(_OWN_PREFIX):
             continue
-        values = internal.setdefault(_text(name), [])
-        if is_binary(name):
-            values += [_padded(one) for one in decode_binary(value) or ()]
+        spelt = _text(name)
+        values = [_padded(one) for one in decode_binary(value) or ()] if is_binary(name) else [_text(value)]
+        if spelt in internal:
+            internal[spelt] += values
         else:
-            values.append(_text(value))
+            internal[spelt] = values
     if content_type and not is_grpc_origin(internal):
         internal["content-type"] = [content_type.decode("latin-1")]
     return internal
@@ -342,16 +349,38 @@ def from_internal(internal: Mapping[str, Iterable[str]]) -> Headers:
     fields: Headers = []
     later: Headers = []
     for name, values in internal.items():
-        raw = name.encode("utf-8", "surrogateescape")
-        lower = raw.lower()
-        if not _is_name(lower) or lower.startswith(_OWN_PREFIX) or name == _LENGTH:
+        lower, is_lower = _read_name(name) if len(name) <= MAX_KNOWN_NAME_BYTES else _lower(name)
+        if not lower:
             continue
-        target = fields if raw == lower else later
+        target = fields if is_lower else later
         for value in values:
             text = value.encode("utf-8", "surrogateescape").strip(b" \t")
             if not _CONTROLS.search(text):
                 target.append((lower, text))
     return fields + later
+
+
+def _lower(name: str) -> tuple[bytes, bool]:
+    """Return the name of an entry as that of a field, empty if it is to be left out; and whether it was so already."""
+    raw = name.encode("utf-8", "surrogateescape")
+    lower = raw.lower()
+    if not _is_name(lower) or lower.startswith(_OWN_PREFIX) or name == _LENGTH:
+        return b"", True
+    return lower, raw == lower
+
+
+_read_name: Final = lru_cache(MAX_KNOWN_NAMES)(_lower)
+
+
+def _spelt(name: bytes) -> str:
+    return _known_spelling(name) if len(name) <= MAX_KNOWN_NAME_BYTES else _spelling(name)
+
+
+def _spelling(name: bytes) -> str:
+    return _text(name if name in _KEPT_LOWER else canonical(name))
+
+
+_known_spelling: Final = lru_cache(MAX_KNOWN_NAMES)(_spelling)
 
 
 def declared_length(internal: Mapping[str, Iterable[str]]) -> int | None:
