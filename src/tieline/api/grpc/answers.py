@@ -6,7 +6,8 @@ from typing import Final
 
 from tieline.api.http.errors import explanation
 from tieline.errors import GrpcCode, TielineError
-from tieline.model import Cause, Headers, Reply, RpcStatus
+from tieline.model import Cause, Headers, Hop, Reply, RpcStatus
+from tieline.wire.errors_text import explained
 from tieline.wire.grpc.codes import with_error_info
 from tieline.wire.grpc.messages import frame
 from tieline.wire.grpc.status import CONTENT_TYPE, render_status
@@ -62,9 +63,9 @@ def ended(
     return RpcAnswer(status.code, headers, b"", ends, reason=reason)
 
 
-def failed(code: int, text: str) -> RpcAnswer:
-    """Return a failure that needs no more than a text."""
-    return ended(RpcStatus(code, text))
+def failed(code: int, text: str, cause: Cause = Cause.BAD_REQUEST, hint: str = "") -> RpcAnswer:
+    """Return a failure that is the client's to mend."""
+    return ended(RpcStatus(code, text), trailers=explained(cause, Hop.CALLER, hint))
 
 
 def failed_by(error: TielineError) -> RpcAnswer:
@@ -91,12 +92,14 @@ def invocation_failed(error: TielineError, addressed: str) -> RpcAnswer:
     return ended(status, trailers=explanation(error))
 
 
-def refused(code: GrpcCode, message: str, http_code: int, http_message: str) -> RpcAnswer:
+def refused(code: GrpcCode, message: str, http_code: int, http_message: str, hint: str) -> RpcAnswer:
     """Return a refusal as HTTP would word it, with the same among the details (G-110, G-112)."""
     metadata = {"http.code": str(http_code), "http.error_message": http_message}
-    return ended(with_error_info(code, message, message, metadata), reason=message)
+    status = with_error_info(code, message, message, metadata)
+    return ended(status, trailers=explained(Cause.DENIED, Hop.CALLER, hint), reason=message)
 
 
 def no_rpc(http_status: int, code: GrpcCode, text: str) -> RpcAnswer:
     """Return the answer to a request that is no RPC (G-125): the status as HTTP has it, and as gRPC has it."""
-    return RpcAnswer(code, [(b"content-type", CONTENT_TYPE), *render_status(RpcStatus(code, text))], status=http_status)
+    headers = [(b"content-type", CONTENT_TYPE), *render_status(RpcStatus(code, text))]
+    return RpcAnswer(code, headers + explained(Cause.BAD_REQUEST, Hop.CALLER, ""), status=http_status)

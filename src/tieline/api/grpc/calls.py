@@ -180,9 +180,12 @@ async def read_message(call: RpcCall, limit: int | None) -> bytes:
         TielineError: The client broke off.
     """
     body = call.request.body
+    encoding = call.encoding
+    if isinstance(body, bytes) and not encoding:
+        return only_message(body, limit)
+    reader = MessageReader(limit, encoding)  # an encoding that nobody knows is refused, packed or not (G-125)
     if isinstance(body, bytes):
-        return only_message(body, limit, call.encoding)
-    reader = MessageReader(limit, call.encoding)
+        return only_message(body, limit, encoding)
     while piece := await body.read():
         reader.feed(piece)
         message = reader.next()

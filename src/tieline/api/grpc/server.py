@@ -20,7 +20,7 @@ from tieline.api.http.tracing import Tracer
 from tieline.config.api_lists import GrpcLists
 from tieline.config.grpc_apis import RUNTIME_PREFIX
 from tieline.errors import GrpcCode, TielineError, TimedOut, untrace
-from tieline.model import Reply, Request
+from tieline.model import Cause, Reply, Request
 from tieline.net.http2_server import Http2Server
 from tieline.telemetry.api_log import GrpcApiLog
 from tieline.wire.baggage import BadBaggage
@@ -38,6 +38,11 @@ Streaming: TypeAlias = Callable[[RpcCall], Awaitable[Reply]]
 
 NO_TARGET: Final = "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
 NO_TARGET_UNTRACED: Final = "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
+_CLOSED: Final = "spec.api of the sidecar's Configuration closes it: allow it there"
+_ASKS_FOR_TOKEN: Final = "send the metadata dapr-api-token with what DAPR_API_TOKEN of the sidecar holds"  # noqa: S105 - no token
+_NAMES_NO_APP: Final = "name the app whose method it is by the metadata dapr-app-id"
+_ONLY_INVOCATION: Final = "this sidecar is for service invocation: it has no other building blocks"
+_RAISE: Final = "the message is over --max-body-size of this sidecar: raise it, or send less"
 MAX_TYPES: Final = 64
 """How many content types are remembered with what they are answered by; then the memory starts afresh."""
 
@@ -177,7 +182,8 @@ class GrpcApi:
     def _refuse(self, path: bytes, noted: Noted | None) -> RpcAnswer | None:
         """Return the refusal of an RPC that may not be called, or not without the token; ``None`` lets it in."""
         if self._lists is not None and not self._lists.is_open(path):
-            return refused(GrpcCode.UNIMPLEMENTED, "Not Implemented", 501, "requested endpoint is not available")
+            available = "requested endpoint is not available"
+            return refused(GrpcCode.UNIMPLEMENTED, "Not Implemented", 501, available, _CLOSED)
         if self._token is None:
             return None
         shown = None if noted is None else noted.get(TOKEN)
@@ -187,7 +193,7 @@ class GrpcApi:
             return None
         else:
             reason = "authentication error: api token mismatch"
-        return refused(GrpcCode.UNAUTHENTICATED, "Unauthorized", 401, reason)
+        return refused(GrpcCode.UNAUTHENTICATED, "Unauthorized", 401, reason, _ASKS_FOR_TOKEN)
 
     # ── handlers ───────────────────────────────────────────────────────────────────────────────────
     async def _route(self, rpc: RpcCall) -> Reply:
@@ -220,7 +226,8 @@ class GrpcApi:
             untrace(error)
             answer = failed_by(TimedOut())
         except BadMessages as error:
-            answer = failed(error.code, error.text)
+            too_large = error.code == GrpcCode.RESOURCE_EXHAUSTED
+            answer = failed(error.code, error.text, *((Cause.TOO_LARGE, _RAISE) if too_large else ()))
         except TielineError as error:
             untrace(error)
             answer = failed_by(error)
@@ -241,7 +248,7 @@ class GrpcApi:
         """Answer an RPC that is none of ours and that no proxy took."""
         rpc.request.drop_body()
         traced = rpc.context is not None and not rpc.request.path.startswith(RUNTIME_PREFIX)
-        return failed(GrpcCode.UNKNOWN, NO_TARGET if traced else NO_TARGET_UNTRACED)
+        return failed(GrpcCode.UNKNOWN, NO_TARGET if traced else NO_TARGET_UNTRACED, hint=_NAMES_NO_APP)
 
     # ── what is told of it ─────────────────────────────────────────────────────────────────────────
     def _counted(self, rpc: RpcCall, answer: RpcAnswer, received: int) -> RpcAnswer:
@@ -266,7 +273,7 @@ class GrpcApi:
 
 async def not_built(rpc: RpcCall, message: bytes) -> RpcAnswer:
     """Answer an RPC of a building block that this sidecar does not have (G-11)."""
-    return failed(GrpcCode.UNIMPLEMENTED, NOT_BUILT)
+    return failed(GrpcCode.UNIMPLEMENTED, NOT_BUILT, hint=_ONLY_INVOCATION)
 
 
 def told_its_trace(unary: Unary) -> Unary:
