@@ -12,7 +12,7 @@ from tieline.cli.wait import Address
 from tieline.errors import Cancelled, GrpcCode, TielineError
 from tieline.model import MAX_CHUNK, AnyBody, Endpoint, Headers, Reply, RpcStatus
 from tieline.net.dial import open_socket
-from tieline.net.http2_client import Http2Client, StreamCut
+from tieline.net.http2_client import Http2Client, StreamCut, Upkeep
 from tieline.net.loop import connect_on
 from tieline.wire.grpc.messages import ENCODINGS, BadMessages, MessageReader, frame
 from tieline.wire.grpc.status import CONTENT_TYPE, read_status, status_of_http, status_of_reset, without_status
@@ -21,6 +21,8 @@ from tieline.wire.http2.hpack import flagged
 
 MAX_MESSAGE: Final = 256 << 20
 """The longest message that is taken, in bytes."""
+_UPKEEP: Final = Upkeep(ping_after_s=None)
+"""gRPC servers hang up on clients that ping often, and a command waits as long as its user does."""
 _NO_STATUS: Final = RpcStatus(GrpcCode.UNKNOWN, "the answer ended without a status")
 
 
@@ -124,7 +126,7 @@ def _raise_failure(outgoing: _Outgoing | None) -> None:
 
 async def _connected(address: Address) -> Http2Client:
     def make() -> Http2Client:
-        return Http2Client(limits=Limits(), native=False)
+        return Http2Client(limits=Limits(), native=False, upkeep=_UPKEEP)
 
     if isinstance(address, str):
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
