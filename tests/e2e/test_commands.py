@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -17,7 +18,9 @@ import pytest_asyncio
 from tests.support import command
 from tests.support.app import Exchange, echo
 from tests.support.command import Result
+from tests.support.http1 import ask
 from tests.support.mesh import Mesh, Pair, Process, Sidecar, free_port, until
+from tieline.cli.wait import is_listening
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc")
 
@@ -616,3 +619,89 @@ async def test_all_instances_of_an_app_are_stopped_at_once(mesh: Mesh) -> None:
 
     assert result.code == 0
     assert [sidecar.code for sidecar in sidecars] == [0, 0, 0]
+
+
+SLOW_APP = """
+import http.server, sys, time
+class Slow(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/slow":
+            print("called", flush=True)
+            time.sleep(1.5)
+        self.send_response(200); self.send_header("Content-Length", "5"); self.end_headers(); self.wfile.write(b"whole")
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Slow).serve_forever()
+"""
+STUBBORN_APP = (
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('stubborn', flush=True); signal.pause()"
+)
+
+
+@pytest.mark.rule("K-15", "K-31")
+async def test_a_call_in_progress_finishes_although_its_run_is_stopped(mesh: Mesh) -> None:
+    port, api = free_port(), free_port()
+    run = await running(
+        mesh, "orders", "-p", str(port), "-H", str(api), "--", sys.executable, "-c", SLOW_APP, str(port)
+    )
+    await until(lambda: is_listening(("127.0.0.1", port)), 10)
+    call = asyncio.create_task(ask(api, "GET", "/v1.0/invoke/orders/method/slow"))
+    await run.says("called")
+
+    result = await tieline(mesh, "stop", "orders")
+
+    assert result.code == 0, result.err
+    answer = await call
+    assert (answer.status, answer.body) == (200, b"whole")
+
+
+async def test_stop_says_that_calls_were_cut(mesh: Mesh) -> None:
+    entered = asyncio.Event()
+
+    async def never(exchange: Exchange) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    sidecar = await mesh.sidecar("orders", await mesh.app(never), "--dapr-graceful-shutdown-seconds", "1")
+    call = asyncio.create_task(sidecar.call("orders", "m"))
+    await entered.wait()
+
+    result = await tieline(mesh, "stop", "orders")
+
+    assert result.code == 0
+    assert "app stopped: orders; calls in progress were cut" in result.out + result.err
+    assert await listed(mesh) == {}
+    with contextlib.suppress(Exception):
+        await call
+
+
+async def test_a_run_that_outlives_its_sidecar_is_shown_and_can_be_killed(mesh: Mesh) -> None:
+    run = await running(mesh, "orders", "--", sys.executable, "-c", STUBBORN_APP)
+    await run.says("== APP == stubborn")
+
+    async def told() -> bool:
+        return bool((await listed(mesh))["orders"]["appPid"])
+
+    await until(told, 10)
+    app_pid = (await listed(mesh))["orders"]["appPid"]
+
+    first = await tieline(mesh, "stop", "orders", "--timeout", "1")
+    row = (await listed(mesh))["orders"]
+    forced = await tieline(mesh, "stop", "orders", "--timeout", "0", "--force")
+
+    assert (first.code, row["status"], row["cliPid"]) == (1, "stopping", run.pid)
+    assert (forced.code, forced.err) == (0, "")
+    assert await run.wait(5) is not None
+    assert not Path(f"/proc/{app_pid}").exists()
+    assert await listed(mesh) == {}
+
+
+async def test_a_dead_one_leaves_the_list_when_it_is_stopped(mesh: Mesh) -> None:
+    sidecar = await mesh.sidecar("orders", await mesh.app(echo))
+    sidecar.kill()
+    before = await listed(mesh)
+
+    result = await tieline(mesh, "stop", "orders")
+
+    assert before["orders"]["status"] == "dead"
+    assert result.code == 1
+    assert "is off the list now" in result.err
+    assert await listed(mesh) == {}

@@ -94,6 +94,10 @@ class Metadata:
             }
         return document
 
+    def attribute(self, key: str) -> str:
+        """Return an attribute that was set; empty if it was not."""
+        return self._extended.get(key, "")
+
     def set_attribute(self, key: str, value: str, *, size: int) -> None:
         """Store what an app says (H-137, G-22); our version stays as it is, whatever it says of it.
 

@@ -130,6 +130,9 @@ def _of(member: Member) -> str:
 def _sidecar(member: Member, known: Sequence[Listener], environ: Mapping[str, str]) -> Iterator[Finding]:
     subject = _of(member)
     facts = member.facts
+    if member.status is Status.STOPPING:
+        yield warn(subject, member.detail, "calls to it fail", "wait a moment, or tieline stop it with --force")
+        return
     if not member.is_alive:
         yield warn(subject, f"it ended without a word: {member.detail}", "nobody can call it", "start it again")
         return

@@ -282,7 +282,7 @@ def _sidecar(
     except StartError as error:
         return report.not_reached(f'{error}. Name a sidecar by --port, or see "tieline doctor".')
     report.knows(_about(matching(everyone, app_id)))
-    usable = [member for member in everyone if member.is_alive and member.address is not None]
+    usable = [member for member in everyone if member.is_serving and member.address is not None]
     if given["caller"] is not None:
         chosen = _best(matching(usable, given["caller"]))
         if chosen is None:
@@ -332,7 +332,7 @@ def _about(same: Sequence[Member]) -> str:
 
 def _best(found: Sequence[Member]) -> Member | None:
     """Return the one that most likely answers."""
-    order = [Status.HEALTHY, Status.NOT_READY, Status.SILENT]
+    order = [Status.HEALTHY, Status.ANNOUNCED, Status.NOT_READY, Status.SILENT, Status.STOPPING]
     return min(found, key=lambda member: order.index(member.status), default=None)
 
 

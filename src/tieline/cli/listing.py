@@ -15,6 +15,7 @@ from tieline.cli.roster import DEFAULT_NAMESPACE, Member, Status, members
 from tieline.cli.table import Column, age, clean, created, render, terminal_width
 from tieline.errors import StartError
 from tieline.names.registry import find_registry
+from tieline.names.sidecars import sweep_file
 
 MAX_COMMAND: Final = 20
 """Letters of a command in the table."""
@@ -28,6 +29,8 @@ NOTHING: Final = "No Dapr instances found."
 def command(output: str) -> int:
     """List the sidecars of this machine, and how they are.
 
+    Dead ones are shown for five minutes after they were first noticed, until a boot, or until they are stopped by name.
+
     Also those that wait for their app, that were killed, and daprd processes that share the local registry. Each
     living one is asked for its health. On a narrow terminal columns are left out; -o json has everything.
     """
@@ -39,6 +42,9 @@ def command(output: str) -> int:
     except StartError as error:
         raise click.ClickException(f'{error}. "tieline doctor" looks closer.') from error
     now = time.time()
+    if any(member.status is Status.DEAD for member in found):
+        # So that they are gone some minutes after somebody has seen them here.
+        sweep_file(find_registry(os.environ))
     if output == "json":
         click.echo(json.dumps([_document(member, now) for member in found], indent=2, ensure_ascii=False))
     elif output == "yaml":

@@ -18,7 +18,7 @@ from tieline.cli.sockets import command_line
 from tieline.cli.wait import HEALTH_PATH, NO_CONTENT, Address
 from tieline.config.spelling import closest
 from tieline.names.registry import Content, Instance, find_registry, read_registry
-from tieline.names.sidecars import SidecarFacts, parent_of, process_start
+from tieline.names.sidecars import CUT, STOPPED, SidecarFacts, parent_of, process_start
 
 ASK_TIMEOUT_S: Final = 1.0
 """How long a sidecar may take for one answer about itself."""
@@ -41,6 +41,8 @@ class Status(StrEnum):
     """Its process lives, but its API does not answer."""
     ANNOUNCED = "announced"
     """Not one of ours: there is nothing but its heartbeat to go by."""
+    STOPPING = "stopping"
+    """It has ended, and the ``run`` that started it is still about to stop the app."""
     DEAD = "dead"
 
 
@@ -84,6 +86,11 @@ class Member:
     def is_alive(self) -> bool:
         """Whether it may answer."""
         return self.status is not Status.DEAD
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether its APIs may answer."""
+        return self.status not in (Status.DEAD, Status.STOPPING)
 
     @property
     def name(self) -> str:
@@ -166,7 +173,14 @@ def _unasked(content: Content, now: float) -> list[Member]:
         own = next((instance for instance in left.values() if _are_same(facts, instance)), None)
         if own is not None:
             del left[own.registration_id]
-        found.append(_member(facts, own, now))
+        member = _member(facts, own, now)
+        has_ended = member.status is Status.DEAD or facts.end
+        if has_ended and facts.parent_lives() and _is_run(facts.parent):
+            told = f"its sidecar has ended, and process {facts.parent} stops its app"
+            member = replace(member, status=Status.STOPPING, detail=told, cli_pid=facts.parent)
+        elif facts.end in (CUT, STOPPED) or (member.status is Status.DEAD and facts.is_of_the_past(now)):
+            continue
+        found.append(member)
     found.extend(_member(_facts_of(instance), instance, now) for instance in left.values())
     return found
 
@@ -219,7 +233,7 @@ def _may_be(facts: SidecarFacts) -> bool:
 def _asked(member: Member, token: str) -> Member:
     """Ask a sidecar how it is, and what it was started with."""
     address = member.address
-    if not member.is_ours or not member.is_alive or address is None:
+    if not member.is_ours or not member.is_serving or address is None:
         return member
     member = replace(member, cli_pid=_run_of(member.facts))
     try:
@@ -279,8 +293,11 @@ def _run_of(facts: SidecarFacts, claimed: int = 0) -> int:
     parent = 0 if facts.is_elsewhere() else parent_of(facts.pid)
     if not parent:
         return claimed
-    names = [Path(word).name for word in command_line(parent)[:6]]
-    return parent if parent == claimed or ("tieline", "run") in pairwise(names) else 0
+    return parent if parent == claimed or _is_run(parent) else 0
+
+
+def _is_run(pid: int) -> bool:
+    return ("tieline", "run") in pairwise(Path(word).name for word in command_line(pid)[:6])
 
 
 def _number(text: str) -> int:

@@ -17,9 +17,11 @@ from tieline.cli.console import Console
 from tieline.cli.numbers import finite
 from tieline.cli.parallel import in_parallel
 from tieline.cli.processes import NotThere, Process
-from tieline.cli.roster import ASK_TIMEOUT_S, Member, matching, meant, members
+from tieline.cli.roster import ASK_TIMEOUT_S, Member, Status, matching, meant, members
 from tieline.cli.wait import HEALTH_PATH, NO_CONTENT
 from tieline.errors import StartError
+from tieline.names.registry import find_registry, read_registry
+from tieline.names.sidecars import CUT, SidecarFacts, sweep_file
 
 STOP_TIMEOUT_S: Final = 15.0
 """A sidecar drains for 5 s, and ``run`` gives an app as long again."""
@@ -32,6 +34,8 @@ class Outcome(NamedTuple):
 
     stopped: bool
     text: str
+    was_cut: bool = False
+    """Calls in progress did not finish."""
 
 
 @click.command("stop", context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,7 +62,11 @@ def command(
     force: bool,
     log_as_json: bool,
 ) -> int:
-    """Stop sidecars gracefully: calls in progress finish.
+    """Stop sidecars gracefully: calls in progress finish, within the 5 s that a sidecar gives them.
+
+    It gives them more, or less, if it was started with --dapr-graceful-shutdown-seconds; calls that were cut are told.
+    An app beside it is asked to stop after that, and killed by its run 6 s later if it does not; --force kills both as
+    soon as --timeout is over.
 
     One that "tieline run" started is stopped with its app. An app ID that several sidecars have means all of
     them, in any namespace; <app-id>.<namespace> is exact. Exit code 1 if one could not be found or still runs.
@@ -92,7 +100,8 @@ def command(
     until = time.monotonic() + timeout
     outcomes = in_parallel(lambda member: _stop(member, until, force, token), chosen, MAX_AT_ONCE)
     for outcome in outcomes:
-        (console.success if outcome.stopped else console.fail)(outcome.text)
+        tell = console.warn if outcome.was_cut else console.success if outcome.stopped else console.fail
+        tell(outcome.text)
     return 1 if missing or not all(outcome.stopped for outcome in outcomes) else 0
 
 
@@ -113,7 +122,9 @@ def _choose(
             told = f"{_known(found)}. {question}" if question else _known(found)
             missing.append(f"failed to stop app id {name}: couldn't find app id {name}{told}")
         elif not living:
-            missing.append(f"failed to stop app id {name}: it does not run any more ({same[-1].detail})")
+            sweep_file(find_registry(os.environ), forgotten=[member.facts for member in same if member.is_ours])
+            told = f"it does not run any more ({same[-1].detail}), and is off the list now"
+            missing.append(f"failed to stop app id {name}: {told}")
     for pid in dict.fromkeys(pids):
         same = [member for member in found if member.facts.pid == pid and member.is_alive]
         chosen += [member for member in same if member not in chosen]
@@ -142,17 +153,18 @@ def _stop(member: Member, until: float, force: bool, token: str) -> Outcome:
 
 def _stop_process(member: Member, until: float, force: bool) -> Outcome:
     facts = member.facts
-    done = Outcome(True, f"app stopped successfully: {facts.app_id}")
     processes = _held(member)
     try:
         if not processes:
-            return done
-        # The run passes it on to app and sidecar at once. It goes when both have gone.
-        processes[0].signal(signal.SIGTERM)
+            return _done(facts)
+        # The run passes it on to the sidecar, and then to the app. It goes when both have gone. A second signal would
+        # have it kill them, so one that is stopping already is only waited for.
+        if member.status is not Status.STOPPING:
+            processes[0].signal(signal.SIGTERM)
         # All are asked, not only the first that is late.
         late = [process for process in processes if not process.wait(until)]
         if not late:
-            return done
+            return _done(facts)
         numbers = ", ".join(str(process.pid) for process in late)
         if not force:
             return Outcome(
@@ -160,6 +172,9 @@ def _stop_process(member: Member, until: float, force: bool) -> Outcome:
                 f"failed to stop app id {facts.app_id}: process {numbers} still runs; "
                 "give it more time with --timeout, or kill it with --force",
             )
+        if member.cli_pid and late[0].pid == member.cli_pid:
+            late[0].signal(signal.SIGTERM)  # the second one: it kills its app, and all that this has started
+            late = [process for process in late if not process.wait(time.monotonic() + AFTER_KILL_S)]
         # The sidecar first: a run whose sidecar ends looks after its app itself.
         for process in reversed(late):
             process.signal(signal.SIGKILL)
@@ -169,6 +184,19 @@ def _stop_process(member: Member, until: float, force: bool) -> Outcome:
     finally:
         for process in processes:
             process.close()
+
+
+def _done(facts: SidecarFacts) -> Outcome:
+    """Say that one has stopped, and whether calls were cut for it: that it left word of."""
+    text = f"app stopped successfully: {facts.app_id}"
+    try:
+        left = read_registry(find_registry(os.environ)).sidecars
+    except StartError:
+        return Outcome(True, text)
+    if any(other.process == facts.process and other.end == CUT for other in left):
+        told = "calls in progress were cut, as they outlasted its --dapr-graceful-shutdown-seconds (5 if not given)"
+        return Outcome(True, f"app stopped: {facts.app_id}; {told}", was_cut=True)
+    return Outcome(True, text)
 
 
 def _held(member: Member) -> list[Process]:

@@ -15,9 +15,10 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -28,8 +29,14 @@ WRITE_PATIENCE_S: Final = 1.0
 """How long a locked registry is waited for when a sidecar starts."""
 REMOVE_PATIENCE_S: Final = 0.3
 """The same when it ends: a row that stays tells nobody anything wrong."""
-KEEP_DEAD_S: Final = 3600.0
-"""How long a sidecar that ended without a word stays in the table, counted from its start."""
+KEEP_DEAD_S: Final = 300.0
+"""How long a sidecar that ended without a word is shown, from when that was first noticed; not beyond a boot."""
+KEEP_LAST_WORD_S: Final = 60.0
+"""How long the last word of one stays in the table: that it was cut off, or that its app is still being stopped."""
+LOST: Final = "lost"
+CUT: Final = "cut"
+STOPPED: Final = "stopped"
+"""How a sidecar ended: without a word, with calls in progress, or in good order."""
 KEEP_UNSEEN_S: Final = 7 * 86400.0
 """The same for one in another container, which may live unseen."""
 MAX_SIDECARS: Final = 1000
@@ -60,6 +67,9 @@ class SidecarFacts:
         internal_address: For other sidecars, ``host:port``.
         app_address: Where the sidecar reaches the app.
         resolver: What names are looked up in.
+        parent: Process that started it, and ``parent_start`` as above.
+        ended: Unix time of its end, or of when that was noticed; 0 while it runs.
+        end: How it ended: ``LOST``, ``CUT`` or ``STOPPED``; empty while it runs.
         needs_token: Whether its API asks for a token.
         max_body_size: In bytes, -1 for no limit; ``read_buffer_size`` in bytes too.
     """
@@ -80,6 +90,10 @@ class SidecarFacts:
     app_protocol: str = ""
     app_address: str = ""
     resolver: str = ""
+    parent: int = 0
+    parent_start: int = 0
+    ended: float = 0.0
+    end: str = ""
     needs_token: bool = False
     metrics_enabled: bool = False
     metrics_port: int = 0
@@ -94,6 +108,17 @@ class SidecarFacts:
     def is_elsewhere(self) -> bool:
         """Whether its process cannot be seen from here, being in another container."""
         return self.process_space != process_space()
+
+    def parent_lives(self) -> bool:
+        """Whether the process that started it is there, and can be told from another of its number."""
+        known = not self.is_elsewhere() and self.parent > 1 and self.parent_start > 0
+        return known and process_start(self.parent) == self.parent_start
+
+    def is_of_the_past(self, now: float) -> bool:
+        """Whether a sidecar that has ended is nobody's business any more."""
+        if self.end in (CUT, STOPPED):
+            return now - self.ended > KEEP_LAST_WORD_S
+        return 0 < self.started < _booted() or bool(self.ended and now - self.ended > KEEP_DEAD_S)
 
     def has_ended(self) -> bool:
         """Whether its process is known to be gone."""
@@ -111,6 +136,16 @@ def process_start(pid: int) -> int | None:
     """
     state, _, start = _status_of(pid)
     return None if state in ("", "Z", "X") else start
+
+
+@cache
+def _booted() -> float:
+    """Return the Unix time of the last boot; 0 if the system does not tell."""
+    try:
+        lines = Path("/proc/stat").read_text("ascii").splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("btime "))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0.0
 
 
 def parent_of(pid: int) -> int:
@@ -176,12 +211,16 @@ class SidecarEntry:
             else:
                 self._change(self._put, WRITE_PATIENCE_S)
 
-    def remove(self) -> None:
-        """Delete the row; a registry that is gone is not made again for that. Idempotent."""
+    def remove(self, *, last_word: str = "") -> None:
+        """Delete the row, or leave how it ended; a registry that is gone is not made again for that. Idempotent."""
         with self._turn:
+            if self._removed:
+                return
             self._removed = True
             if self._path and Path(self._path).exists():
-                self._change(self._delete, REMOVE_PATIENCE_S)
+                if last_word:
+                    self._facts = replace(self._facts, ended=time.time(), end=last_word)
+                self._change(self._leave_word if last_word else self._delete, REMOVE_PATIENCE_S)
 
     def _change(self, change: Callable[[sqlite3.Connection], None], patience_s: float) -> None:
         try:
@@ -195,20 +234,25 @@ class SidecarEntry:
     def _put(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
         write_facts(db, self._facts)
-        now = time.time()
-        own, twins = (self._facts.app_id, self._facts.namespace), []
-        for other in facts_in(db):
-            if other.process == self._facts.process:
-                continue
-            age = now - other.started
-            if (age > KEEP_DEAD_S and other.has_ended()) or (age > KEEP_UNSEEN_S and other.is_elsewhere()):
-                db.execute("DELETE FROM tieline_sidecars WHERE process = ?", (other.process,))
-            elif (other.app_id, other.namespace) == own and not other.has_ended():
-                twins.append(other)
+        sweep(db, time.time(), spared=self._facts.process)
+        own = (self._facts.app_id, self._facts.namespace)
+        twins = [
+            other
+            for other in facts_in(db)
+            if other.process != self._facts.process
+            and (other.app_id, other.namespace) == own
+            and not other.end
+            and not other.has_ended()
+        ]
         db.execute("COMMIT")
         for twin in twins[:MAX_TWINS]:
             app = f", app port {twin.app_port}" if twin.app_port else ""
             _log.info("app ID %s has another sidecar, process %d%s: calls take turns", twin.app_id, twin.pid, app)
+
+    def _leave_word(self, db: sqlite3.Connection) -> None:
+        db.execute("BEGIN IMMEDIATE")
+        write_facts(db, self._facts)
+        db.execute("COMMIT")
 
     def _delete(self, db: sqlite3.Connection) -> None:
         db.execute(_CREATE)
@@ -220,6 +264,46 @@ def write_facts(db: sqlite3.Connection, facts: SidecarFacts) -> None:
     db.execute(_CREATE)
     text = json.dumps(asdict(facts), ensure_ascii=True)
     db.execute("REPLACE INTO tieline_sidecars (process, facts) VALUES (?, ?)", (facts.process, text))
+
+
+def sweep(db: sqlite3.Connection, now: float, *, spared: str = "") -> None:
+    """Note, within somebody's transaction, who has ended without a word, and delete who did long ago."""
+    for facts in facts_in(db):
+        if facts.process == spared:
+            continue
+        if facts.is_elsewhere():
+            if now - facts.started > KEEP_UNSEEN_S:
+                _delete(db, facts)
+        elif facts.has_ended():
+            if facts.is_of_the_past(now) and not facts.parent_lives():
+                _delete(db, facts)
+            elif not facts.ended:
+                write_facts(db, replace(facts, ended=now, end=LOST))
+
+
+def sweep_file(path: Path, *, forgotten: Collection[SidecarFacts] = ()) -> None:
+    """Do so in a registry file, for a tool that has looked; also delete those given. Trouble does not matter."""
+    try:
+        uri = f"file:{quote(str(path))}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=REMOVE_PATIENCE_S, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            sweep(db, time.time())
+            for facts in forgotten:
+                _delete(db, facts)
+            db.execute("COMMIT")
+    except (sqlite3.Error, OSError) as error:
+        _log.debug("local registry: not swept: %s", error)
+
+
+def _delete(db: sqlite3.Connection, facts: SidecarFacts) -> None:
+    db.execute("DELETE FROM tieline_sidecars WHERE process = ?", (facts.process,))
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'tieline_instances'").fetchone():
+        db.execute(
+            "DELETE FROM hosts WHERE registration_id IN"
+            " (SELECT registration_id FROM tieline_instances WHERE pid = ? AND abs(started - ?) < 1)",
+            (facts.pid, facts.started),
+        )
+        db.execute("DELETE FROM tieline_instances WHERE pid = ? AND abs(started - ?) < 1", (facts.pid, facts.started))
 
 
 def facts_in(db: sqlite3.Connection) -> list[SidecarFacts]:

@@ -20,7 +20,7 @@ from tieline.config.environment import Ports, own_environment
 from tieline.config.settings import Settings
 from tieline.names.cache import NameCache
 from tieline.names.registry import sidecar_entry
-from tieline.names.sidecars import SidecarEntry
+from tieline.names.sidecars import CUT, STOPPED, SidecarEntry
 from tieline.net.tasks import spawn
 from tieline.net.terminal import ends_with_terminal, has_terminal
 from tieline.outbound.invoke import Dispatch
@@ -76,6 +76,7 @@ class Sidecar:
         self._dispatch: Dispatch
         self._entry: SidecarEntry | None = None
         self._reload_asked = False
+        self._was_cut = False
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._start_task: asyncio.Task[object] | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -120,7 +121,7 @@ class Sidecar:
             self._listeners.abort()
             self._scraped.listener.abort()
             if self._entry is not None:
-                self._entry.remove()
+                self._entry.remove(last_word=self._last_word())
 
     async def _start_unless_stopped(self) -> None:
         """Start; a signal breaks it off, since it may wait long for a busy port or a locked file."""
@@ -280,9 +281,17 @@ class Sidecar:
                 await self._drain()
         except TimeoutError:
             log.error("Graceful shutdown timeout exceeded, forcing shutdown")
+            self._was_cut = True
             return 1
         log.info("Daprd shutdown gracefully")
         return 0
+
+    def _last_word(self) -> str:
+        """Return what tools are still to be told after the end: of calls that were cut, of a ``run`` that goes on."""
+        if self._was_cut:
+            return CUT
+        is_child_of_run = self._parts.metadata.attribute("cliPID") == str(os.getppid())
+        return STOPPED if is_child_of_run else ""
 
     async def _block(self, seconds: float) -> None:
         shown = format_duration(seconds)

@@ -41,6 +41,8 @@ def sidecar_facts(
         pid=pid,
         process_start=process_start(pid) or 0,
         process_space=process_space(),
+        parent=os.getppid(),
+        parent_start=process_start(os.getppid()) or 0,
         started=time.time(),
         version=version,
         http_host="" if settings.unix_domain_socket else _reached_at(settings.listen_addresses),

@@ -15,7 +15,17 @@ from typing import Any
 import pytest
 
 from tieline.names.registry import find_registry, read_registry, sidecar_entry
-from tieline.names.sidecars import KEEP_DEAD_S, SidecarFacts, parent_of, process_space, process_start
+from tieline.names.sidecars import (
+    CUT,
+    KEEP_DEAD_S,
+    KEEP_LAST_WORD_S,
+    LOST,
+    SidecarFacts,
+    parent_of,
+    process_space,
+    process_start,
+    sweep_file,
+)
 
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells of processes on Linux only")
 
@@ -121,16 +131,37 @@ def test_a_process_has_ended_when_it_is_gone_or_another_one_has_its_number() -> 
 @ONLY_LINUX
 def test_word_of_processes_that_ended_long_ago_is_swept_by_the_next_one(environ: dict[str, str]) -> None:
     now = time.time()
-    for app_id, start, age in (
-        ("old", 1, KEEP_DEAD_S + 5),
-        ("lately", 2, 5),
-        ("living", process_start(os.getpid()), 1e5),
+    for app_id, start, ended, end in (
+        ("old", 1, now - KEEP_DEAD_S - 5, LOST),
+        ("lately", 2, now - 5, LOST),
+        ("unnoticed", 3, 0.0, ""),
+        ("said", 4, now - KEEP_LAST_WORD_S - 5, CUT),
+        ("living", process_start(os.getpid()), 0.0, ""),
     ):
-        sidecar_entry(own(app_id=app_id, process_start=start, started=now - age), environ).write()
+        facts = own(app_id=app_id, process_start=start, started=now - 20, ended=ended, end=end)
+        sidecar_entry(facts, environ).write()
+    sidecar_entry(own(app_id="boot", process_start=5, started=1.0), environ).write()
 
     sidecar_entry(own(app_id="new", pid=os.getppid(), process_start=process_start(os.getppid())), environ).write()
 
-    assert {facts.app_id for facts in rows(environ)} == {"lately", "living", "new"}
+    left = {facts.app_id: facts for facts in rows(environ)}
+    assert set(left) == {"lately", "unnoticed", "living", "new"}
+    assert left["unnoticed"].end == LOST
+    assert abs(left["unnoticed"].ended - now) < 60
+    assert not left["living"].end
+
+
+@ONLY_LINUX
+def test_a_last_word_stays_and_rows_can_be_forgotten(environ: dict[str, str]) -> None:
+    entry = sidecar_entry(own(app_id="cut"), environ)
+    entry.write()
+
+    entry.remove(last_word=CUT)
+    (left,) = rows(environ)
+    sweep_file(find_registry(environ), forgotten=[left])
+
+    assert (left.app_id, left.end) == ("cut", CUT)
+    assert rows(environ) == []
 
 
 def test_a_registry_that_cannot_be_written_is_no_failure(environ: dict[str, str], tmp_path: Path) -> None:
