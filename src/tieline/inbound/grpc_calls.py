@@ -50,7 +50,7 @@ from tieline.wire.grpc.internal import (
     Payloads,
     RequestHead,
     frame_stream,
-    map_of,
+    metadata_of,
     read_message,
     read_said,
     response_head,
@@ -173,7 +173,8 @@ class GrpcCalls:
             head = read_message(pb.InternalInvokeRequest, message, request=True)
             if not head.HasField("message"):
                 raise BadRequest(NO_MESSAGE, grpc_code=GrpcCode.INVALID_ARGUMENT)
-            call = self._invocation(head, record, request.headers, deadline)
+            internal = metadata_of(head, message, streamed=False)
+            call = self._invocation(head, internal, record, request.headers, deadline)
             request.drop_body()
             self._give_body(call, head.message.data.value)
             return await _unary(await self._serve(call), self._limit, record)
@@ -181,21 +182,21 @@ class GrpcCalls:
         head = first.request
         if not head.metadata or not head.HasField("message"):
             raise BadRequest(NO_HEAD, grpc_code=GrpcCode.INVALID_ARGUMENT)
-        call = self._invocation(head, record, request.headers, deadline)
+        internal = metadata_of(head, message, streamed=True)
+        call = self._invocation(head, internal, record, request.headers, deadline)
         await self._read_body(call, request.body, reader, first)
-        wants_events = call.rpc is None and _asks_for_events(head)
+        wants_events = call.rpc is None and _asks_for_events(internal)
         return _streamed(await self._serve(call), wants_events, deadline, record)
 
     # ── what is asked ──────────────────────────────────────────────────────────────────────────────
     def _invocation(
-        self, head: RequestHead, record: CallRecord, metadata: Headers, deadline: float | None
+        self, head: RequestHead, internal: InternalMap, record: CallRecord, metadata: Headers, deadline: float | None
     ) -> Invocation:
         """Return the call, still without its body.
 
         Raises:
             TielineError: It cannot be made, or is not meant for us.
         """
-        internal = map_of(head.metadata)
         said = read_said(head.message)
         record.caller = _one(internal, "dapr-caller-app-id")
         record.caller_namespace = _one(internal, "dapr-caller-namespace")
@@ -336,11 +337,9 @@ async def _first_message(reader: MessageReader, body: AnyBody) -> bytes:
     return message
 
 
-def _asks_for_events(head: RequestHead) -> bool:
+def _asks_for_events(internal: InternalMap) -> bool:
     """Whether daprd would send each event as a message of its own (G-46)."""
-    return "Accept" in head.metadata and any(
-        value.strip().lower() == _EVENTS for value in head.metadata["Accept"].values
-    )
+    return any(value.strip().lower() == _EVENTS for value in internal.get("Accept", ()))
 
 
 def _deadline(metadata: Headers) -> float | None:

@@ -34,6 +34,7 @@ from tieline.wire.grpc.internal import (
     ResponseHead,
     Said,
     frame_stream,
+    headers_of,
     map_of,
     read_message,
     request_head,
@@ -181,7 +182,9 @@ class _Rpc:
                 broken=_without_code,
                 ended=self._ended,
             )
-            reply = await self._reply(first.response, incoming, source, call)
+            reply = await self._reply(
+                first.response, headers_of(first.response, raw, streamed=True), incoming, source, call
+            )
         except BaseException as error:
             self._drop(source)
             raise self._explained(error) from None
@@ -197,7 +200,8 @@ class _Rpc:
                 pass
             self._ended(source.trailers)
             self._silence()
-            return _make_reply(head, head.message.data.value, call)
+            headers = headers_of(head, raw, streamed=False)
+            return _make_reply(head, headers, head.message.data.value, call)
         except BaseException as error:
             self._drop(source)
             raise self._explained(error) from None
@@ -271,17 +275,19 @@ class _Rpc:
         self._begun = True
         return message
 
-    async def _reply(self, head: ResponseHead, incoming: Incoming, source: BodyStream, call: Invocation) -> Reply:
+    async def _reply(
+        self, head: ResponseHead, headers: InternalMap, incoming: Incoming, source: BodyStream, call: Invocation
+    ) -> Reply:
         """Return the answer with its body: whole if all of it is there, or the app speaks gRPC."""
-        is_rpc = _is_rpc(head)
+        is_rpc = _is_rpc(head, headers)
         if source.is_complete or is_rpc:
             body = await collect(incoming, self._limit if is_rpc else None, self._too_long)
             self._silence()
-            reply = _make_reply(head, body, call)
+            reply = _make_reply(head, headers, body, call)
             if b"tieline-cause" in self._said and isinstance(reply, RpcReply):
                 explain_by(self._said, reply.rpc_status, self._record)
             return reply
-        reply = _make_reply(head, b"", call)
+        reply = _make_reply(head, headers, b"", call)
         reply.body = incoming if self._alarm is None else _Alarmed(incoming, self._alarm)
         self._alarm = None
         return reply
@@ -392,24 +398,24 @@ async def _again_whole(call: Invocation, limit: int | None) -> bytes:
 # ── what comes back ──
 
 
-def _is_rpc(head: ResponseHead) -> bool:
+def _is_rpc(head: ResponseHead, headers: InternalMap) -> bool:
     """Whether a gRPC app answered, rather than an HTTP app with events, whose status daprd does not tell (G-46)."""
     code = head.status.code
     if code >= 100:
         return False
-    return code != 0 or is_grpc_origin(map_of(head.headers)) or not head.headers or head.HasField("message")
+    return code != 0 or is_grpc_origin(headers) or not headers or head.HasField("message")
 
 
-def _make_reply(head: ResponseHead, body: bytes, call: Invocation) -> Reply:
+def _make_reply(head: ResponseHead, internal: InternalMap, body: bytes, call: Invocation) -> Reply:
     """Return an answer as what it was, an HTTP app's or a gRPC app's.
 
     Raises:
         PeerProtocol: Its status is none.
     """
     status = head.status
-    headers = from_internal(map_of(head.headers))
+    headers = from_internal(internal)
     message = head.message
-    if _is_rpc(head):
+    if _is_rpc(head, internal):
         call.record.rpc_code = status.code
         details = status.SerializeToString() if status.details else b""
         return RpcReply(
