@@ -11,20 +11,17 @@ from tieline.model import CallRecord, Cause, Hop, Request, Target
 from tieline.net.deadlines import Deadlines
 from tieline.net.http2_server import Http2Server
 from tieline.net.relay import Relay, Route, refuse
-from tieline.wire.grpc.proxied import BadHead, Head
+from tieline.wire.grpc.proxied import BadHead, Head, no_target
 from tieline.wire.grpc.status import CONTENT_TYPE
 from tieline.wire.grpc.trace import TRACE_BIN
 from tieline.wire.http2 import Stream
 from tieline.wire.method_path import check, clean
 
 _INTERNALS: Final = b"/dapr.proto.internals."
-_RUNTIME: Final = b"/dapr.proto.runtime."
 _REFLECTION: Final = b"/grpc.reflection."
 _TARGETS: Final = frozenset({b"dapr-callee-app-id", b"dapr-app-id"})
 _NATIVE: Final = (b"tieline-invoke", b"1")
 _PLAIN_TYPE: Final = (b"content-type", CONTENT_TYPE)
-NO_TARGET: Final = "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
-NO_TARGET_UNTRACED: Final = "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
 
 Allows = Callable[[CallRecord, bytes], None]
 """Says whether a caller may call a normalised full method (G-85); raises ``TielineError`` if not."""
@@ -137,8 +134,8 @@ class ProxiedCalls:
         if named is None:
             named = head.first(b"dapr-app-id")
         if named is None:
-            missing = NO_TARGET if self._traced and not path.startswith(_RUNTIME) else NO_TARGET_UNTRACED
-            raise BadRequest(missing, hint="calls to this port come from sidecars; apps call their own sidecar")
+            hint = "calls to this port come from sidecars; apps call their own sidecar"
+            raise BadRequest(no_target(path, traced=self._traced), hint=hint)
         if named not in self._mine:
             raise TielineError(
                 f"this is the sidecar of {self._target.app_id}, not of {named.decode('utf-8', 'backslashreplace')}",

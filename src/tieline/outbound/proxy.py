@@ -19,7 +19,7 @@ from tieline.outbound.peer import MAX_ADDRESSES
 from tieline.resiliency.again import MAX_RETRIES, pause_before_retry
 from tieline.wire.baggage import BadBaggage
 from tieline.wire.baggage import check as read_baggage
-from tieline.wire.grpc.proxied import Head, NewTraces
+from tieline.wire.grpc.proxied import Head, NewTraces, no_target
 from tieline.wire.grpc.trace import TRACE_BIN, render_trace_bin, trace_of
 from tieline.wire.headers import identity
 from tieline.wire.http2 import Stream
@@ -30,10 +30,7 @@ MAX_TARGETS: Final = 1024
 """How many targets are remembered with what they mean; then the memory starts afresh."""
 MAX_TARGET_BYTES: Final = 256
 """Longer ones are worked out anew each time."""
-NO_TARGET: Final = "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
-NO_TARGET_UNTRACED: Final = "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
 _TARGET_HINT: Final = "name the app in the metadata: dapr-app-id"
-_RUNTIME: Final = b"/dapr.proto.runtime."
 _INTERNALS: Final = b"/dapr.proto.internals."
 _TRUTHY: Final = frozenset({b"y", b"yes", b"true", b"t", b"on", b"1"})
 Over = Callable[[CallRecord], None]
@@ -223,8 +220,7 @@ class Proxy:
     def _relay(self, path: bytes, head: Head, record: CallRecord) -> Relay:
         named = head.first(b"dapr-app-id")
         if named is None:
-            missing = NO_TARGET if self._traced and not path.startswith(_RUNTIME) else NO_TARGET_UNTRACED
-            raise BadRequest(missing, hint=_TARGET_HINT)
+            raise BadRequest(no_target(path, traced=self._traced), hint=_TARGET_HINT)
         known = self._targets.get(named)
         if known is None:
             known = self._read_target(named)

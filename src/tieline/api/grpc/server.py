@@ -18,7 +18,6 @@ from tieline.api.grpc.calls import APP_ID, TOKEN, BadMetadata, RpcCall, deadline
 from tieline.api.grpc.conversation import Conversation
 from tieline.api.http.tracing import Tracer
 from tieline.config.api_lists import GrpcLists
-from tieline.config.grpc_apis import RUNTIME_PREFIX
 from tieline.errors import GrpcCode, TielineError, TimedOut, untrace
 from tieline.model import Cause, Reply, Request
 from tieline.net.http2_server import Http2Server
@@ -26,7 +25,7 @@ from tieline.telemetry.api_log import GrpcApiLog
 from tieline.wire.baggage import BadBaggage
 from tieline.wire.errors_text import quote
 from tieline.wire.grpc.messages import BadMessages
-from tieline.wire.grpc.proxied import BadHead, Head
+from tieline.wire.grpc.proxied import BadHead, Head, no_target
 from tieline.wire.grpc.status import CONTENT_TYPE
 from tieline.wire.headers import Noted
 from tieline.wire.http2 import Stream
@@ -36,8 +35,6 @@ Unary: TypeAlias = Callable[[RpcCall, bytes], Awaitable[RpcAnswer]]
 Streaming: TypeAlias = Callable[[RpcCall], Awaitable[Reply]]
 """Answers an RPC whose messages it reads itself, by a ``Conversation`` as body."""
 
-NO_TARGET: Final = "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
-NO_TARGET_UNTRACED: Final = "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
 _CLOSED: Final = "spec.api of the sidecar's Configuration closes it: allow it there"
 _ASKS_FOR_TOKEN: Final = "send the metadata dapr-api-token with what DAPR_API_TOKEN of the sidecar holds"  # noqa: S105 - no token
 _NAMES_NO_APP: Final = "name the app whose method it is by the metadata dapr-app-id"
@@ -247,8 +244,8 @@ class GrpcApi:
     def _answer_unknown(self, rpc: RpcCall) -> RpcAnswer:
         """Answer an RPC that is none of ours and that no proxy took."""
         rpc.request.drop_body()
-        traced = rpc.context is not None and not rpc.request.path.startswith(RUNTIME_PREFIX)
-        return failed(GrpcCode.UNKNOWN, NO_TARGET if traced else NO_TARGET_UNTRACED, hint=_NAMES_NO_APP)
+        text = no_target(rpc.request.path, traced=rpc.context is not None)
+        return failed(GrpcCode.UNKNOWN, text, hint=_NAMES_NO_APP)
 
     # ── what is told of it ─────────────────────────────────────────────────────────────────────────
     def _counted(self, rpc: RpcCall, answer: RpcAnswer, received: int) -> RpcAnswer:

@@ -19,6 +19,9 @@ MAX_KNOWN_NAMES: Final = 1024
 MAX_KNOWN_NAME_BYTES: Final = 64
 """Longer names are worked out anew each time."""
 
+RUNTIME: Final = b"/dapr.proto.runtime."
+"""Where the paths of Dapr's own services begin that apps call."""
+
 _METHOD: Final = (b":method", b"POST", False)
 _SCHEME: Final = (b":scheme", b"http", False)
 _TE: Final = (b"te", b"trailers", False)
@@ -63,6 +66,13 @@ class _Known(dict[bytes, int]):
 
 
 _KNOWN: Final = _Known()
+
+
+def no_target(path: bytes, *, traced: bool) -> str:
+    """Return what an RPC that names no app is told (G-68): it depends on which of daprd's steps would notice first."""
+    if traced and not path.startswith(RUNTIME):
+        return "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata"
+    return "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found"
 
 
 class BadHead(ValueError):
