@@ -12,7 +12,8 @@ from tieline.cli.wait import Address
 from tieline.errors import Cancelled, GrpcCode, TielineError
 from tieline.model import MAX_CHUNK, AnyBody, Endpoint, Headers, Reply, RpcStatus
 from tieline.net.dial import open_socket
-from tieline.net.http2_client import Http2Client, StreamCut, Upkeep
+from tieline.net.http2 import Upkeep
+from tieline.net.http2_client import Http2Client, StreamCut
 from tieline.net.loop import connect_on
 from tieline.wire.grpc.messages import ENCODINGS, BadMessages, MessageReader, frame
 from tieline.wire.grpc.status import CONTENT_TYPE, read_status, status_of_http, status_of_reset, without_status
