@@ -14,7 +14,8 @@ from tieline.wire.grpc.metadata import decode_binary, encode_binary
 CONTENT_TYPE: Final = b"application/grpc"
 MAX_MESSAGE_BYTES: Final = 8192
 """Longest ``grpc-message`` that is written, in bytes before they are percent-encoded."""
-_UNPRINTABLE: Final = re.compile(rb"[^\x20-\x24\x26-\x7e]")
+# Nor may a value begin or end with a blank (RFC 9113 §8.2.1): some clients give up the connection.
+_UNPRINTABLE: Final = re.compile(rb"[^\x20-\x24\x26-\x7e]|\A\x20|\x20\Z")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _STATUS: Final = b"grpc-status"
 _MESSAGE: Final = b"grpc-message"

@@ -59,6 +59,14 @@ def test_a_message_is_one_printable_line_on_the_wire(text: str) -> None:
         assert decode_message(value) == text
 
 
+@pytest.mark.parametrize("text", [" ", "couldn't find service: ", " a b ", "  "])
+def test_a_message_neither_begins_nor_ends_with_a_blank_on_the_wire(text: str) -> None:
+    value = encode_message(text)
+
+    assert value == value.strip()
+    assert decode_message(value) == text
+
+
 def test_broken_escapes_stay_as_they_are() -> None:
     assert decode_message(b"100% of %zz %41") == "100% of %zz A"
 
