@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf.message import DecodeError
+
 from tieline._generated.grpc.reflection.v1 import reflection_pb2
 from tieline.cli.rpc import Broken, Channel, Ended
 from tieline.cli.rpc_schema import COMPILE_HINT, MAX_FILES, MAX_NAMED, SchemaError, missing_imports, parse_file
@@ -102,7 +104,10 @@ class Reflection:
             raise ReflectionFailed(ended)
         if not messages:
             raise Broken("the app's reflection answered nothing")
-        return reflection_pb2.ServerReflectionResponse.FromString(messages[0])
+        try:
+            return reflection_pb2.ServerReflectionResponse.FromString(messages[0])
+        except DecodeError as error:
+            raise Broken(f"what the app's reflection answered cannot be read: {error}") from error
 
     async def _call(self, message: bytes) -> tuple[Ended, list[bytes]]:
         answers = _Answers()

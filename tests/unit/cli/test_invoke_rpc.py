@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.command import Result, run, start
+from tests.support.daprd import Daprd, Script
 from tests.support.grpc_app import INVOKE_SERVICE, Answer, Exchange, GrpcApp, invoke_response
 from tests.support.mesh import free_port
 from tests.support.shop import SERVICE, Shop, descriptor_set
@@ -339,3 +340,15 @@ async def test_an_answer_of_another_kind_is_a_failure(environ: dict[str, str], a
 
     assert (result.code, result.out) == (1, "")
     assert "what the app answered is no shop.Order" in result.err
+
+
+async def test_a_reflection_that_answers_with_anything_is_told(environ: dict[str, str]) -> None:
+    app = Daprd(Script(messages=[b"\xff\xff"]))
+    await app.start()
+
+    result = await invoke(environ, app.port, NEW, "-q")
+    await app.aclose()
+
+    assert (result.code, result.out) == (1, "")
+    assert "what the app's reflection answered cannot be read" in result.err
+    assert "Traceback" not in result.err
