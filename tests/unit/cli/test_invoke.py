@@ -452,6 +452,7 @@ async def test_the_port_of_an_app_is_told_from_that_of_a_sidecar(environ: dict[s
     async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await head_of(reader)
         writer.write(OK + b"Content-Length: 2\r\n\r\nhi")
+        writer.close()
 
     server = await asyncio.start_server(app, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
