@@ -323,7 +323,7 @@ def test_a_sidecar_serves_on_the_ports_that_it_was_given(
 @pytest.mark.rule("H-12")
 def test_port_0_is_any_free_port(start: Starter) -> None:
     """Where ``daprd`` takes it for a conflict with an app port that was not given."""
-    sidecar = start(*APP_ID, "--dapr-http-port", "0")
+    sidecar = start(*APP_ID, "--dapr-http-port", "0", "--dapr-grpc-port", "0")
 
     port = sidecar.http_port()
 

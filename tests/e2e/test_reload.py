@@ -343,8 +343,8 @@ async def test_the_end_of_its_terminal_stops_a_sidecar_unless_it_was_told_to_sta
     prefix = ["nohup"] if nohup else []
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", LEADER, *prefix, sys.executable, "-m", "tieline", "sidecar", "--no-mdns", "--app-id", "a",
-        "--dapr-http-port", "0", "--log-file", str(log), stdin=theirs, stdout=theirs, stderr=theirs, env=mesh.environ,
-        cwd=tmp_path,
+        "--dapr-http-port", "0", "--dapr-grpc-port", "0", "--log-file", str(log),
+        stdin=theirs, stdout=theirs, stderr=theirs, env=mesh.environ, cwd=tmp_path,
     )  # fmt: skip
     os.close(theirs)
     try:

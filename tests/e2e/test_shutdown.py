@@ -278,7 +278,7 @@ async def test_the_row_of_a_killed_sidecar_ages_out(mesh: Mesh) -> None:
 
 
 @pytest.mark.rule("H-1", "H-148")
-@pytest.mark.parametrize("flag", ["--dapr-http-port", "--dapr-internal-grpc-port"])
+@pytest.mark.parametrize("flag", ["--dapr-http-port", "--dapr-grpc-port", "--dapr-internal-grpc-port"])
 async def test_a_port_that_is_taken_ends_the_start_with_a_reason(mesh: Mesh, flag: str) -> None:
     other = App(echo)
     await other.start()
