@@ -158,6 +158,7 @@ DEVIATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.rule("G-13", "G-14", "G-33", "G-34", "G-36", "G-38", "G-42", "G-44", "G-45", "G-46", "G-47", "G-57")
 @pytest.mark.asyncio(loop_scope="module")
 @named(HTTP_CALLS)
 async def test_a_daprd_that_calls_gets_what_a_daprd_answers(case: dict[str, Any], callees: Callees) -> None:
@@ -290,6 +291,7 @@ async def ask(sidecar: Sidecar, client: dict[str, Any]) -> Answer:
     return await sidecar.ask(client["verb"], client["path"], headers=headers, body=body if has_body else None)
 
 
+@pytest.mark.rule("G-32", "G-33", "G-34", "G-39", "G-49", "G-50", "G-53", "G-55")
 @pytest.mark.asyncio(loop_scope="module")
 @named([case for case in FROM_HTTP if "caller_flags" not in case])
 async def test_a_daprd_that_is_called_gets_what_a_daprd_asks(case: dict[str, Any], caller: Caller) -> None:

@@ -417,3 +417,19 @@ async def test_a_failure_of_the_other_sidecar_explains_itself(mesh: Mesh) -> Non
     )
     said = dict(outcome.trailers)
     assert (said["tieline-cause"], said["tieline-hop"]) == ("app-missing", "app")
+
+
+@pytest.mark.rule("G-2", "G-34")
+async def test_a_body_over_the_callers_limit_is_told_as_ever(mesh: Mesh) -> None:
+    daprd = Daprd(Script(messages=[HELLO.SerializeToString()]))
+    await daprd.start()
+    caller = await mesh.sidecar("caller", None, "--max-body-size", "8Ki")
+    register(mesh, "daprd", daprd.port)
+
+    answer = await caller.call("daprd", "work", "POST", body=b"x" * 100_000)
+    after = await caller.call("daprd", "work", "POST", body=b"x" * 8000)
+
+    assert answer.status == 500
+    assert b"failed to invoke, id: daprd, err: stream too large" in answer.body
+    assert after.body == b"hello"
+    await daprd.aclose()

@@ -12,11 +12,17 @@ import pytest
 
 from tests.support.http2 import POST, an_end, data, headers
 from tests.support.mesh import until
+from tieline.app.grpc_channel import CONNECT_WITHIN_S
+from tieline.config.settings import DEFAULT_MAX_BODY, DEFAULT_PEER_IDLE_S, DEFAULT_PEER_SWEEP_S
 from tieline.model import Reply, Request
 from tieline.net.http2 import PING_DATA, Upkeep
-from tieline.net.http2_pool import Http2Pool
+from tieline.net.http2_pool import CALLS_A_CONNECTION, Http2Pool
 from tieline.net.http2_server import Http2Server
 from tieline.net.loop import serve
+from tieline.outbound.peer import PEER_UPKEEP
+from tieline.resiliency.again import MAX_RETRIES, PAUSE_S
+from tieline.sidecar.listeners import INTERNAL_LIMITS, RPC_UPKEEP
+from tieline.wire.grpc.internal import PAYLOAD_BYTES
 from tieline.wire.http2 import ErrorCode, Limits, frames
 
 QUICK = Upkeep(ping_after_s=0.05, ping_within_s=0.05, idle_s=5.0, look_every_s=1.0)
@@ -153,3 +159,13 @@ def test_pings_in_time_and_those_that_measure_the_line_are_answered() -> None:
         end.hear(PING)
 
     assert end.h2.fault is None
+
+
+@pytest.mark.rule("G-123")
+def test_limits_are_those_that_daprd_keeps_and_expects() -> None:
+    assert (PEER_UPKEEP.ping_after_s, PEER_UPKEEP.ping_within_s) == (10.0, 5.0)
+    assert (RPC_UPKEEP.ping_after_s, RPC_UPKEEP.ping_within_s, RPC_UPKEEP.idle_s) == (10.0, 5.0, 180.0)
+    assert (INTERNAL_LIMITS.ping_interval_s, INTERNAL_LIMITS.streams) == (8.0, 2048)
+    assert (DEFAULT_PEER_IDLE_S, DEFAULT_PEER_SWEEP_S, DEFAULT_MAX_BODY) == (180.0, 45.0, 4 << 20)
+    assert (PAYLOAD_BYTES, CALLS_A_CONNECTION, MAX_RETRIES, PAUSE_S) == (2048, 2048, 3, 1.0)
+    assert CONNECT_WITHIN_S >= 20
