@@ -32,7 +32,7 @@ from tieline.net.http2_client import Http2Client, StreamCut
 from tieline.net.http2_pool import Http2Pool
 from tieline.wire.grpc import status as statuses
 from tieline.wire.grpc.mapping import fields_to_metadata, metadata_to_metadata, own_metadata
-from tieline.wire.grpc.messages import ENCODINGS, PREFIX, BadMessages, MessageReader, frame
+from tieline.wire.grpc.messages import ENCODINGS, BadMessages, MessageReader, frame
 from tieline.wire.grpc.metadata import may_be_sent
 from tieline.wire.grpc.timeout import render_timeout
 from tieline.wire.grpc.trace import trace_metadata, trace_of
@@ -276,11 +276,9 @@ class GrpcChannel:
                 message = reader.next()
             else:
                 while piece := await body.read():
-                    reader.feed(piece)
-                    if message is None:
+                    if message is None:  # what follows the message is not looked at
+                        reader.feed(piece)
                         message = reader.next()
-                    elif len(piece) > PREFIX:
-                        reader = MessageReader(self._max_message)  # what follows the message is not looked at
                 trailers = body.trailers
         except BadMessages as error:
             return Answer(RpcStatus(error.code, error.text), own_metadata(headers))

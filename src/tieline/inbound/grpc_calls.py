@@ -69,7 +69,7 @@ from tieline.wire.grpc.status import CONTENT_TYPE, OK, render_status
 from tieline.wire.grpc.timeout import BadTimeout, parse_timeout
 from tieline.wire.grpc.trace import trace_of
 from tieline.wire.grpc.verbs import name_of_verb
-from tieline.wire.method_path import encode_escaped, encode_path, normalise_rpc
+from tieline.wire.method_path import encode_escaped, encode_path, normalise_rpc, safe_query
 
 ACTORS: Final = frozenset({SERVICE + name for name in (b"CallActor", b"CallActorReminder", b"CallActorStream")})
 NO_HEAD: Final = (
@@ -229,7 +229,7 @@ class GrpcCalls:
             record.verb,
             method,
             encoded,
-            said.query.encode(),
+            said.query.encode() if is_grpc else safe_query(said.query.encode()),
             headers,
             b"",
             length,

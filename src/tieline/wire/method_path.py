@@ -301,11 +301,17 @@ def encode_escaped(method: bytes) -> bytes:
 
 
 _NOT_IN_QUERY: Final = re.compile(rb"[^!-~]|#")
+_ENDS_A_LINE: Final = re.compile(rb"[\x00-\x20\x7f]")
 
 
 def encode_query(query: bytes) -> bytes:
     """Percent-encode what may not stand in a query (G-66): gRPC clients may put anything there. Escapes stay."""
     return _NOT_IN_QUERY.sub(lambda match: b"%%%02X" % match[0][0], query)
+
+
+def safe_query(query: bytes) -> bytes:
+    """Percent-encode what would end a request line; a query that came over HTTP has none of it and stays as it is."""
+    return _ENDS_A_LINE.sub(lambda match: b"%%%02X" % match[0][0], query)
 
 
 def app_path(method: bytes) -> bytes:

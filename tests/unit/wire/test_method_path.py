@@ -24,6 +24,7 @@ from tieline.wire.method_path import (
     is_url,
     normalise_route,
     parse_invoke,
+    safe_query,
     split_target,
 )
 
@@ -425,3 +426,8 @@ def test_connect_and_none_are_refused(verb: bytes) -> None:
         app_verb(verb)
 
     assert caught.value.detail == "rpc error: code = InvalidArgument desc = invalid HTTP verb"
+
+
+def test_a_query_cannot_end_the_line_that_it_stands_in() -> None:
+    assert safe_query(b"a=b%20c&d=\xc3\xa9") == b"a=b%20c&d=\xc3\xa9"
+    assert safe_query(b"a HTTP/1.1\r\nx: y\x00\x7f") == b"a%20HTTP/1.1%0D%0Ax:%20y%00%7F"
