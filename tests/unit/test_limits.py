@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tieline.app import http_channel
+from tieline.app.rpc_route import APP_LIMITS
 from tieline.config.settings import DEFAULT_MAX_BODY, DEFAULT_READ_BUFFER, LARGEST_READ_BUFFER
 from tieline.net import http1_client, http1_server
 from tieline.net.http2_pool import CALLS_A_CONNECTION
@@ -20,6 +21,7 @@ from tieline.wire.http2 import Limits
         (Limits(), Limits().streams),
         (INTERNAL_LIMITS, INTERNAL_LIMITS.streams),
         (PEER_LIMITS, CALLS_A_CONNECTION),
+        (APP_LIMITS, CALLS_A_CONNECTION),
     ],
 )
 def test_readers_that_stop_cannot_hold_up_a_connection(limits: Limits, streams: int) -> None:

@@ -17,8 +17,9 @@ from tieline.net.relay import AUTHORITY, SCHEME, Relay
 from tieline.resiliency.again import pause_before_retry
 from tieline.wire.http2 import Limits
 
-APP_LIMITS = Limits(streams=1, header_list=1 << 20, header_list_hard=2 << 20)
-"""For the connections to the app: whatever the head of its answer may be, it comes through."""
+APP_LIMITS = Limits(streams=1, header_list=1 << 20, header_list_hard=2 << 20, unread=160 << 20)
+"""For the connections to the app: whatever the head of its answer may be, it comes through; and clients that stop
+reading hold up no others, as between sidecars."""
 
 
 class Channel(Protocol):
