@@ -17,6 +17,8 @@ LIMIT = 40
 def test_a_message_over_the_limit_is_seen_with_its_prefix_and_no_other(
     sizes: list[int], cuts: list[int], data: st.DataObject
 ) -> None:
+    if data.draw(st.booleans()):
+        sizes = [size for size in sizes for _ in range(data.draw(st.integers(1, 20)))]
     stream = b"".join(frame(bytes([data.draw(st.integers(0, 255))]) * size) for size in sizes)
     walker = MessageWalker(LIMIT)
     too_long = next((size for size in sizes if size > LIMIT), 0)

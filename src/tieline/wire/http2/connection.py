@@ -522,7 +522,7 @@ class Connection:
             if self._block is not None and kind != CONTINUATION:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "header block interrupted")
             if kind == DATA:
-                if not flags and size - end > 9 and data[end + 3 : end + 9] == data[start - 6 : start]:
+                if not flags and start < end and size - end > 9 and data[end + 3 : end + 9] == data[start - 6 : start]:
                     position = self._on_row(number, data, start, end)
                 else:
                     self._on_data(number, flags, data[start:end])
@@ -542,14 +542,21 @@ class Connection:
         Many small messages come so, and what is done for each piece of a body costs more than the frames.
         """
         pieces = [data[start:end]]
-        tag = data[start - 6 : start]
-        size = len(data)
-        while data[end + 3 : end + 9] == tag:
-            length = data[end] << 16 | data[end + 1] << 8 | data[end + 2]
-            start = end + 9
-            if length > DEFAULT_MAX_FRAME or not length or start + length > size:
+        header, tag = data[start - 9 : start], data[start - 6 : start]
+        size, step = len(data), end - start + 9
+        while True:
+            if data[end : end + 9] == header:  # and just as long, which most are
+                start, end = end + 9, end + step
+            elif data[end + 3 : end + 9] == tag:
+                length = data[end] << 16 | data[end + 1] << 8 | data[end + 2]
+                if length > DEFAULT_MAX_FRAME or not length:
+                    break
+                start, end = end + 9, end + 9 + length
+            else:
                 break
-            end = start + length
+            if end > size:
+                end = start - 9
+                break
             pieces.append(data[start:end])
         self._on_data(number, 0, b"".join(pieces))
         return end

@@ -122,7 +122,8 @@ class HeaderDecoder:
         self._decoder = Decoder(hard_limit)
         self._decode = self._decoder.decode
         self._table_size = self._decoder.header_table_size
-        self._well_formed: set[bytes] = set()
+        self._well_formed: dict[bytes, bool] = {}
+        """Blocks that were looked at, and whether they leave the table as it is."""
         self._known: dict[bytes, Repeated] = {}
 
     def decode(self, block: bytes, *, strictly: bool = True) -> Fields:
@@ -141,9 +142,9 @@ class HeaderDecoder:
         if known is not None:
             return known
         # Clients repeat themselves; what a block says may change with the tables, but not how it is put together.
-        is_new = strictly and block not in self._well_formed
-        if is_new:
-            check_extent(block)
+        inert = self._well_formed.get(block)
+        is_new = strictly and inert is None
+        leaves_table = check_extent(block) if is_new else inert
         try:
             fields = self._decode(block, raw=True)
         except OversizedHeaderListError as error:
@@ -165,22 +166,25 @@ class HeaderDecoder:
             if len(block) <= REPEATED_BYTES:
                 if len(self._well_formed) >= REPEATED_BLOCKS:
                     self._well_formed.clear()
-                self._well_formed.add(block)
-        if block.translate(None, _PLACES) or len(self._known) >= REPEATED_HEADS:
-            self._known.clear()  # the table may have changed
-        else:
+                self._well_formed[block] = bool(leaves_table)
+        if leaves_table is None:
+            leaves_table = not block.translate(None, _PLACES)
+        if not leaves_table or len(self._known) >= REPEATED_HEADS:
+            self._known.clear()
+        elif not is_new:  # what comes a second time
             repeated = self._known[block] = Repeated(fields)  # type: ignore[arg-type]
             return repeated
         return fields  # type: ignore[return-value]  # raw=True gives bytes
 
 
-def check_extent(block: bytes) -> None:
-    """Check that a block ends where its last field does.
+def check_extent(block: bytes) -> bool:
+    """Check that a block ends where its last field does. Return whether it leaves the table as it is.
 
     Raises:
         BadBlock: It ends within one.
     """
     pos, end = 0, len(block)
+    inert = True
     try:
         while pos < end:
             first = block[pos]
@@ -189,9 +193,12 @@ def check_extent(block: bytes) -> None:
                 if first == 0xFF:
                     pos = _skip_number(block, pos)
             elif first & 0xE0 == 0x20:
+                inert = False
                 if first == 0x3F:
                     pos = _skip_number(block, pos)
             else:
+                if first & 0x40:
+                    inert = False
                 mask = 0x3F if first & 0x40 else 0x0F
                 index = first & mask
                 if index == mask:
@@ -203,6 +210,7 @@ def check_extent(block: bytes) -> None:
         pos = end + 1
     if pos != end:
         raise BadBlock("header block breaks off")
+    return inert
 
 
 def check_padding(block: bytes, fields: Fields) -> None:
