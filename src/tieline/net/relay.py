@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from math import inf
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -44,6 +45,10 @@ log = logging.getLogger("dapr.runtime.grpc")
 KEPT_BYTES: Final = 65536
 """What was sent of a request is kept until its answer begins, to be sent again if the server says for certain that it
 did not look at it; more than this is not kept."""
+FIRST_GROWTH_BYTES: Final = 512 << 10
+LAST_GROWTH_BYTES: Final = 1 << 20
+"""After the first so many bytes and after the last, the window of a stream is doubled whose sink keeps up; so it is
+256 KiB at most, and all of a connection together have ``Limits.grown`` for that."""
 SMALL_PIECE: Final = 512
 JOINED_PIECE: Final = 4096
 """Waiting pieces under the first are joined up to the second, as in ``net.backpressure``."""
@@ -101,7 +106,9 @@ class Lane:
     tunnels = False
 
     __slots__ = (
+        "_grows_at",
         "_held",
+        "_kept",
         "_limit",
         "_stalled",
         "_trailers",
@@ -125,10 +132,13 @@ class Lane:
         """Bytes of body that came."""
         self._held: deque[bytes] | None = None
         """Pieces that wait; ``None`` if none may wait, so that what comes goes straight on."""
+        self._kept: list[bytes] | None = None
+        """What was sent, while it may have to be sent again."""
         self._stalled = 0
         """Bytes of the piece that the sink has not let through yet."""
         self._trailers: Headers | None = None
         """They wait too."""
+        self._grows_at: float = FIRST_GROWTH_BYTES
         self._limit = limit
         self._walker: MessageWalker | None = None
         """From the first piece on that is not one whole message."""
@@ -156,13 +166,22 @@ class Lane:
             self._hold(data)
             return
         connection = sink.connection
-        self.sent(data)
+        kept = self._kept
+        if kept is not None:
+            self._keep(kept, data)
         if connection.h2.send_data(sink.stream, data, end=end):
+            if self.total >= self._grows_at:
+                self._grow()
             self.connection.h2.consumed(self.stream, size)
         else:
             self._held = deque()
             self._stalled = size
         connection.kick()
+
+    def _grow(self) -> None:
+        """Have the window doubled of a stream that brings much to a sink that takes all of it: fewer, larger reads."""
+        self._grows_at = 2 * self._grows_at if self._grows_at < LAST_GROWTH_BYTES else inf
+        self.stream.grows = True
 
     def _walk(self, data: bytes, limit: int) -> int:
         walker = self._walker
@@ -170,8 +189,12 @@ class Lane:
             walker = self._walker = MessageWalker(limit)
         return walker.walk(data)
 
-    def sent(self, data: bytes) -> None:
-        """A piece is handed to the sink."""
+    def _keep(self, kept: list[bytes], data: bytes) -> None:
+        """Keep a piece that is handed to the sink, unless it becomes too much."""
+        if self.total > KEPT_BYTES:
+            self._kept = None
+        else:
+            kept.append(data)
 
     def on_trailers(self, headers: Headers) -> None:
         """Trailers, and with them the end."""
@@ -217,7 +240,8 @@ class Lane:
         if held is not None:
             while held:
                 data = held.popleft()
-                self.sent(data)
+                if self._kept is not None:
+                    self._keep(self._kept, data)
                 last = self.ended and not held and self._trailers is None
                 if not target.h2.send_data(stream, data, end=last):
                     self._stalled = len(data)
@@ -275,19 +299,11 @@ class Lane:
 class UpLane(Lane):
     """From the client to the server."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ()
 
     def __init__(self, relay: Relay, connection: Http2Protocol, stream: Stream, limit: int | None) -> None:
         super().__init__(relay, connection, stream, limit)
-        self._kept: list[bytes] | None = []
-
-    def sent(self, data: bytes) -> None:
-        kept = self._kept
-        if kept is not None:
-            if self.total > KEPT_BYTES:
-                self._kept = None
-            else:
-                kept.append(data)
+        self._kept = []
 
     def on_trailers(self, headers: Headers) -> None:
         """The end. Requests of gRPC have no trailers: some servers would close the connection that all calls share."""
