@@ -296,6 +296,14 @@ def _long(raw: bytes, at: int) -> tuple[int, int]:
 
 
 def _read_entry(entry: bytes) -> tuple[str, list[str]]:
+    size = len(entry)
+    if 6 < size < 0x80 and entry[0] == 0x0A:
+        # As nearly all are: a name, and a list of one value. Each call has one of its own, its trace.
+        at = 2 + entry[1]
+        if at + 4 <= size and entry[at] == 0x12 and entry[at + 2] == 0x0A:
+            end = at + 4 + entry[at + 3]
+            if end == size == at + 2 + entry[at + 1]:
+                return entry[2:at].decode(), [entry[at + 4 :].decode()]
     one = pb.InternalInvokeRequest.MetadataEntry.FromString(entry)
     return one.key, list(one.value.values)
 
