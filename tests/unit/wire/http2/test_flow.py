@@ -242,6 +242,24 @@ def test_credit_is_held_back_while_too_much_lies_unread() -> None:
     assert sum(updates(said + server.said(), 0)) == 8 * 16384
 
 
+@pytest.mark.parametrize("cut", [0, 1, 8, 9, 10, 14, 40])
+def test_a_row_of_small_frames_is_one_piece_however_it_is_cut(cut: int) -> None:
+    server = an_end(client=False)
+    server.hear(headers(1, POST, end=False), headers(3, POST, end=False))
+    row = b"".join(data(1, b"%04d" % number) for number in range(5)) + data(1, b"longer") + data(1, b"x")
+    stream = row + data(3, b"other") + data(1, b"y") + data(1, b"end", end=True)
+    at = len(stream) - cut if cut else 0
+
+    server.hear(stream[:at])
+    server.hear(stream[at:])
+
+    assert server.ledger.body(1) == b"00000001000200030004longerxyend"
+    assert server.ledger.body(3) == b"other"
+    assert len(server.ledger.of("data")) <= 5
+    assert server.ledger.of("data")[-1][2] is True
+    assert server.h2.unread == 0
+
+
 def test_small_bodies_cost_no_window_updates() -> None:
     server = an_end(client=False)
 

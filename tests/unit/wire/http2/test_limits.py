@@ -72,6 +72,18 @@ def test_a_flood_of_frames_that_bring_nothing_ends_the_connection(case: str) -> 
     assert server.h2.fault.code == ErrorCode.ENHANCE_YOUR_CALM
 
 
+@pytest.mark.parametrize("first", [b"", data(1, b"x"), data(1, b"xy") * 2])
+def test_empty_frames_count_however_they_arrive(first: bytes) -> None:
+    """Also in one read, behind frames that bring something, where a row of frames is taken as one."""
+    server = an_end(client=False)
+    opened(server)
+
+    server.hear(first + data(1) * (LIMITS.control_burst + 20))
+
+    assert server.h2.fault is not None
+    assert server.h2.fault.code == ErrorCode.ENHANCE_YOUR_CALM
+
+
 @pytest.mark.parametrize("case", CONTROL_FLOODS)
 def test_the_same_frames_over_time_are_fine(case: str) -> None:
     prepare, flood = CONTROL_FLOODS[case]

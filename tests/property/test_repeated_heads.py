@@ -1,0 +1,40 @@
+"""However heads repeat, and whatever comes between them, both ends of a connection keep the same tables."""
+
+from __future__ import annotations
+
+import hpack
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tieline.wire.http2.hpack import HeaderDecoder, HeaderEncoder, flagged
+
+NAMES = st.sampled_from([b"x-a", b"x-b", b"grpc-status", b"content-type", b"traceparent", b"authorization"])
+VALUES = st.sampled_from([b"", b"0", b"1", b"application/grpc", b"v" * 300])
+HEADS = st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=5)
+
+
+@given(st.lists(HEADS, min_size=1, max_size=4), st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=60))
+def test_what_our_encoder_writes_ours_and_another_reads(
+    heads: list[list[tuple[bytes, bytes]]], order: list[tuple[int, bool]]
+) -> None:
+    encoder, ours, other = HeaderEncoder(), HeaderDecoder(1 << 20), hpack.Decoder()
+
+    for number, likely in order:
+        head = heads[number % len(heads)]
+        block = encoder.encode_likely(head) if likely else encoder.encode(flagged(head))
+
+        assert [(name, value) for name, value, _ in ours.decode(block)] == head
+        assert [(bytes(name), bytes(value)) for name, value in other.decode(block, raw=True)] == head
+
+
+@given(st.lists(HEADS, min_size=1, max_size=4), st.lists(st.integers(0, 3), max_size=60), st.booleans())
+def test_what_another_encoder_writes_ours_reads(
+    heads: list[list[tuple[bytes, bytes]]], order: list[int], huffman: bool
+) -> None:
+    encoder, ours = hpack.Encoder(), HeaderDecoder(1 << 20)
+
+    for number in order:
+        head = heads[number % len(heads)]
+        block = encoder.encode([hpack.HeaderTuple(*field) for field in head], huffman=huffman)
+
+        assert [(name, value) for name, value, _ in ours.decode(block)] == head
