@@ -33,8 +33,11 @@ class Stages:
             while len(self._running) >= STAGES:
                 await self._running.pop(next(iter(self._running))).aclose()
             stage = Stage(SETUPS[setup], self._folders.mktemp(f"grpc-{setup}"))
-            self._running[setup] = stage
-            await stage.start()
+            try:
+                await stage.start()
+            except BaseException:
+                await stage.aclose()  # the next case begins anew
+                raise
         self._running[setup] = stage
         return stage
 

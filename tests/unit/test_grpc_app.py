@@ -68,7 +68,7 @@ async def test_an_app_serves_all_shapes_and_writes_down_what_it_saw(app: GrpcApp
     assert (seen.path, seen.messages, seen.half_closed, seen.cancelled) == (CLIENT_STREAM, [b"x", b"y"], True, False)
     assert (seen.values("a"), seen.values("b-bin")) == (["1", "2"], [b"\0\1"])
     assert seen.time_left_s is not None
-    assert 0 < seen.time_left_s < 5
+    assert 0 < seen.time_left_s < 6  # grpcio rounds it up
 
     await check_shapes(client)
     assert (app.in_progress, app.most) == (0, 1)

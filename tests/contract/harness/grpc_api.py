@@ -64,6 +64,8 @@ WITHIN_S: Final = 20.0
 SILENT_S: Final = 1.0
 """A peer that says nothing for so long waits for more."""
 NOTICE_S: Final = 0.02
+STARTS: Final = 3
+"""So many sidecars start at once."""
 RESET: Final = 92
 TRACE: Final = frozenset({"traceparent", "tracestate", "grpc-trace-bin"})
 FREE: Final = TRACE | {
@@ -304,7 +306,9 @@ class Stage:
         self._write_names()
         for facts in self._setup["sidecars"]:
             await self._start_app(facts["id"], facts.get("app", "").removesuffix("-down"))
-        await asyncio.gather(*(self._start_sidecar(facts) for facts in self._setup["sidecars"]))
+        every = self._setup["sidecars"]
+        for few in range(0, len(every), STARTS):  # a machine has few cores
+            await asyncio.gather(*(self._start_sidecar(facts) for facts in every[few : few + STARTS]))
         for facts in self._setup["sidecars"]:
             if facts.get("app", "").endswith("-down"):
                 await self._apps[facts["id"]].aclose()
