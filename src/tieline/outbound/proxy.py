@@ -16,7 +16,7 @@ from tieline.net.http2_pool import Http2Pool
 from tieline.net.http2_server import Http2Server
 from tieline.net.relay import AUTHORITY, Relay, Route, refuse
 from tieline.outbound.peer import MAX_ADDRESSES
-from tieline.resiliency.again import MAX_RETRIES, pause_before_retry
+from tieline.resiliency.again import pause_before_retry
 from tieline.wire.baggage import BadBaggage
 from tieline.wire.baggage import check as read_baggage
 from tieline.wire.grpc.proxied import Head, NewTraces, no_target
@@ -83,11 +83,12 @@ class PeerRoute:
             self._names.forget(record.target)
         while True:
             if error is not None:
-                # The first time at once (G-82): a connection may have gone stale, or the app have moved.
-                pause = pause_before_retry(error, b"POST", relay.tries, body_ready=True)
-                if pause is None or (after is not None and relay.tries > MAX_RETRIES):
+                # A call that comes back was counted when it did.
+                retries = relay.tries - (error is after)
+                pause = pause_before_retry(error, b"POST", retries, body_ready=True)
+                if pause is None:
                     raise error
-                if relay.tries and pause:
+                if pause and retries:  # the first time at once (G-82): a connection may be stale, or the app have moved
                     await asyncio.sleep(pause)
                 relay.tries += error is not after
             try:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.h2peer import H2Client, H2Stream
 from tests.support.mesh import until
 from tests.support.proxied import Ends
-from tieline.model import Cause
+from tieline.model import Cause, Endpoint
 from tieline.wire.grpc.messages import frame as message
 from tieline.wire.http2.frames import frame
 
@@ -270,6 +270,21 @@ async def test_a_call_that_was_refused_is_sent_again_whole(house: House, size: i
 
     assert status(call)[0] == "0"
     assert house.app.bodies == [body, body]
+
+
+async def test_a_call_that_a_sidecar_refused_is_sent_again_at_once(house: House) -> None:
+    """As one that drains does; here the app stands for it."""
+    await house.open(
+        lambda number, stream: frame(RST_STREAM, 0, stream, struct.pack(">L", 7)) if number == 1 else ok(stream, b"x")
+    )
+    house.ends.names.known_names["gamma"] = [Endpoint("127.0.0.1", house.app.port)]
+    began = asyncio.get_running_loop().time()
+
+    call = await house.call()
+
+    assert status(call)[0] == "0"
+    assert asyncio.get_running_loop().time() - began < 0.9
+    assert len(house.app.bodies) == 2
 
 
 async def test_a_call_that_is_always_refused_is_given_up(house: House) -> None:
