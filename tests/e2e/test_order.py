@@ -238,7 +238,7 @@ async def test_an_error_of_a_sidecar_has_none_of_the_app_s_fields(mesh: Mesh, wa
     answer = await pair.entry(way).call("callee", "x")
 
     assert (answer.status, answer.header("tieline-cause")) == (500, "app-broken")
-    own = {"content-type", "content-length", "traceparent", "tieline-cause", "tieline-hop", "tieline-hint"}
+    own = {"content-type", "content-length", "traceparent", "date", "tieline-cause", "tieline-hop", "tieline-hint"}
     assert {name for name, _ in answer.headers} <= own
 
 
