@@ -122,7 +122,7 @@ async def test_sockets_tasks_and_memory_do_not_grow(mesh: Mesh, tmp_path: Path) 
     await caller.call("callee", "fine")
     descriptors = {sidecar: sidecar.descriptors() for sidecar in (callee, caller)}
     running = {sidecar: await tasks.count(sidecar) for sidecar in (callee, caller)}
-    for _ in range(3):  # until what memory is used once for all is used
+    for _ in range(6):  # until what memory is used once for all is used
         await batch(CALLS)
     resident = {sidecar: sidecar.resident() for sidecar in (callee, caller)}
     await batch(CALLS)
