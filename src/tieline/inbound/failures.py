@@ -6,7 +6,7 @@ from typing import Final
 
 from tieline.errors import BadRequest, Cancelled, GrpcCode, ShuttingDown, TielineError
 from tieline.model import Cause, Headers, Hop, Reply, RpcStatus
-from tieline.wire.errors_text import hint_value
+from tieline.wire.errors_text import explained
 from tieline.wire.grpc.status import render_status
 
 MAX_ERROR_TEXT: Final = 8192
@@ -36,10 +36,7 @@ def _explanation(error: TielineError) -> Headers:
     hop = error.hop if error.hop is not Hop.CALLER or isinstance(error, (BadRequest, Cancelled)) else Hop.PEER
     if isinstance(error, ShuttingDown):
         hop = Hop.PEER
-    fields: Headers = [(b"tieline-cause", error.cause.encode()), (b"tieline-hop", hop.encode())]
-    if error.hint:
-        fields.append((b"tieline-hint", hint_value(error.hint)))
-    return fields
+    return explained(error.cause, hop, error.hint)
 
 
 def not_meant(app_id: str, addressed: str) -> TielineError:

@@ -13,7 +13,7 @@ from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Headers, Invocation, Reply, Request, RpcReply, RpcStatus, Target
 from tieline.net.http2_server import Handler as Server
-from tieline.wire.errors_text import hint_value
+from tieline.wire.errors_text import explained
 from tieline.wire.grpc.codes import render_status_body
 from tieline.wire.grpc.mapping import content_type_field, metadata_of_hop
 from tieline.wire.grpc.status import CONTENT_TYPE, is_grpc, render_status
@@ -182,11 +182,7 @@ def rpc_answer(reply: Reply, record: CallRecord) -> Reply:
         if reply.type_url:
             headers.append((b"tieline-type-url", quote(reply.type_url, safe=_URL_SAFE).encode("ascii")))
     if record.cause is not None:
-        headers.append((b"tieline-cause", record.cause.encode()))
-        if record.hop is not None:
-            headers.append((b"tieline-hop", record.hop.encode()))
-        if record.hint:
-            headers.append((b"tieline-hint", hint_value(record.hint)))
+        headers += explained(record.cause, record.hop, record.hint)
     headers += metadata_of_hop(reply.headers)
     return Reply(200, headers, body)
 

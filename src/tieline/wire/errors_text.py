@@ -64,9 +64,11 @@ def hint_value(hint: str) -> bytes:
     return text.encode("ascii")
 
 
-def explained(cause: Cause, hop: Hop, hint: str) -> Headers:
-    """Return the fields by which a sidecar's error says why, where, and, if there is a hint, what to do."""
-    fields = [(b"tieline-cause", cause.encode()), (b"tieline-hop", hop.encode())]
+def explained(cause: Cause, hop: Hop | None, hint: str) -> Headers:
+    """Return the fields by which a sidecar's error says why and, as far as that is known, where and what to do."""
+    fields = [(b"tieline-cause", cause.encode())]
+    if hop is not None:
+        fields.append((b"tieline-hop", hop.encode()))
     if hint:
         fields.append((b"tieline-hint", hint_value(hint)))
     return fields

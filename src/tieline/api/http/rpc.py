@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tieline.api.http.errors import api_error, dated
 from tieline.model import CallRecord, Headers, Reply, RpcReply, RpcStatus
-from tieline.wire.errors_text import hint_value
+from tieline.wire.errors_text import explained
 from tieline.wire.grpc.codes import http_of_code
 from tieline.wire.grpc.mapping import content_type_field, metadata_to_fields
 from tieline.wire.grpc.trace import TRACE_BIN, parse_trace_bin
@@ -53,11 +53,7 @@ def rpc_fields(record: CallRecord) -> Headers:
     """Return the fields that tell the code of a failed call, and why if it was a sidecar that failed it."""
     fields = [(b"grpc-status", b"%d" % record.rpc_code)]
     if record.cause is not None:
-        fields.append((b"tieline-cause", record.cause.encode()))
-        if record.hop is not None:
-            fields.append((b"tieline-hop", record.hop.encode()))
-        if record.hint:
-            fields.append((b"tieline-hint", hint_value(record.hint)))
+        fields += explained(record.cause, record.hop, record.hint)
     return fields
 
 

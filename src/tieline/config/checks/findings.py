@@ -58,10 +58,6 @@ class Findings:
         if finding not in self.all[-20:]:
             self.all.append(finding)
 
-    @property
-    def has_errors(self) -> bool:
-        return any(finding.severity is Severity.ERROR for finding in self.all)
-
 
 def quoted(word: str) -> str:
     """Return a hint that names what was probably meant; empty if there is nothing."""

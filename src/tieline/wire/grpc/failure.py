@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from tieline.errors import TielineError
 from tieline.model import CallRecord, Cause, Headers, Hop, RpcStatus
-from tieline.wire.errors_text import MAX_HINT_BYTES, hint_value
+from tieline.wire.errors_text import MAX_HINT_BYTES, explained
 
 _OF_THE_CALLER = frozenset({Cause.BAD_REQUEST, Cause.CANCELLED})
 
@@ -19,12 +19,7 @@ def failure_fields(record: CallRecord) -> Headers:
     hop = record.hop
     if record.inbound and hop is Hop.CALLER and record.cause not in _OF_THE_CALLER:
         hop = Hop.PEER  # seen from the app that made the call
-    fields: Headers = [(b"tieline-cause", record.cause.encode())]
-    if hop is not None:
-        fields.append((b"tieline-hop", hop.encode()))
-    if record.hint:
-        fields.append((b"tieline-hint", hint_value(record.hint)))
-    return fields
+    return explained(record.cause, hop, record.hint)
 
 
 def explain_by(said: Mapping[bytes, bytes], status: RpcStatus, record: CallRecord) -> None:
