@@ -19,6 +19,7 @@ from tests.support.http2 import GET, OK, POST, Clock, Ledger, an_end, block, dat
 from tieline.model import Headers, Request
 from tieline.wire.http2 import Connection, ErrorCode, Limits, Stream, frames
 from tieline.wire.http2.frames import frame
+from tieline.wire.http2.hpack import Repeated
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -161,6 +162,9 @@ class Ours(Side):
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
         self.of(stream.id).head = [(b":status", b"%d" % status), *headers]
         self.of(stream.id).ended = end
+
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
+        raise AssertionError("nobody left a plan")
 
     def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
         heard = self.of(stream.id)

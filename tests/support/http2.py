@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tieline.model import Headers, Request
 from tieline.wire.http2 import Connection, Limits, Stream, frames
-from tieline.wire.http2.hpack import Fields
+from tieline.wire.http2.hpack import Fields, Repeated
 
 GET: Headers = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
 POST: Headers = [(b":method", b"POST"), *GET[1:]]
@@ -51,6 +51,9 @@ class Ledger:
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
         self.streams[stream.id] = stream
         self.events.append(("response", stream.id, status, headers, end))
+
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
+        raise AssertionError("nobody left a plan")
 
     def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
         self.events.append(("data", stream.id, data, end))

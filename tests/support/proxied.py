@@ -18,7 +18,7 @@ from tieline.model import CallRecord, Endpoint, Reply, Request, Target
 from tieline.names.cache import NameCache
 from tieline.net.deadlines import Deadlines
 from tieline.net.http2_pool import Http2Pool
-from tieline.net.http2_server import Http2Server, Takes
+from tieline.net.http2_server import Http2Server, Taker
 from tieline.net.loop import serve
 from tieline.outbound.peer import PEER_LIMITS
 from tieline.outbound.proxy import PeerRoute, Proxy
@@ -230,37 +230,37 @@ class Ends:
             over=self.records.append,
         )
         token = changes.get("app_token", "")
-        self.calls = ProxiedCalls(
-            app_id="gamma", namespace="default", app=app, over=self.records.append, deadlines=deadlines, traced=True,
-            app_token=token,
-        )  # fmt: skip
+
+        def make_calls(*, app_token: str) -> ProxiedCalls:
+            return ProxiedCalls(
+                app_id="gamma", namespace="default", app=app, over=self.records.append, deadlines=deadlines,
+                traced=True, app_token=app_token,
+            )  # fmt: skip
+
+        self.make_calls = make_calls
+        self.calls = make_calls(app_token=token)
         peers = PeerRoute(names, self.peers, limit=limit, over=self.records.append)
 
-        def proxy(app_id: str) -> Takes:
+        def proxy(app_id: str) -> Taker:
             made = Proxy(
                 app_id=app_id, namespace="default", peers=peers, app=app, over=self.records.append, deadlines=deadlines,
                 new_traces=NewTraces(), traced=changes.get("traced", True), drop_token=changes.get("drop_token", False),
                 app_token=token,
             )  # fmt: skip
 
-            def takes(connection: Http2Server, stream: Stream, request: Request, end: bool) -> bool:
-                path = request.path if request.query is None else request.path + b"?" + request.query
-                made.begin(connection, stream, path, Head(path, request.headers), end)
-                return True
+            return _Api(made)
 
-            return takes
-
-        self.internal = await self._listen(self.calls.takes, native=changes.get("native", True))
+        self.internal = await self._listen(self.calls, native=changes.get("native", True))
         self.api = await self._listen(proxy("alpha"), native=False)
         self.own_api = await self._listen(proxy("gamma"), native=False)
         self.names.known_names["gamma"] = [Endpoint("127.0.0.1", self.internal)]
 
-    async def _listen(self, takes: Takes, *, native: bool) -> int:
+    async def _listen(self, taker: Taker, *, native: bool) -> int:
         sock = socket.create_server(("127.0.0.1", 0))
         limits = Limits(streams=4096, header_list=1 << 20, header_list_hard=2 << 20)
         self._servers.append(
             await serve(
-                lambda: Http2Server(_nothing, limits=limits, native=native, members=self.members, takes=takes), sock
+                lambda: Http2Server(_nothing, limits=limits, native=native, members=self.members, taker=taker), sock
             )
         )
         return int(sock.getsockname()[1])
@@ -272,6 +272,28 @@ class Ends:
             member.abort()
         self.peers.close()
         self.apps.close()
+
+
+class _Api:
+    """Lets every call in."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+
+    def take(self, connection: Http2Server, stream: Stream, request: Request, end: bool) -> bool:
+        path = request.path if request.query is None else request.path + b"?" + request.query
+        known = connection.h2.repeated
+        head = Head(path, request.headers)
+        plan = self.proxy.take(connection, stream, path, head, end, repeats=known is not None)
+        if known is not None and plan is not None:
+            known.plan = plan
+        return True
+
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes) -> bool:
+        if tail:
+            return False
+        self.proxy.repeat(connection, stream, plan)
+        return True
 
 
 async def _nothing(request: Request) -> Reply:

@@ -13,7 +13,7 @@ from tieline.model import CallRecord
 from tieline.net.dial import LeadsBackCheck
 from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
-from tieline.net.relay import AUTHORITY, SCHEME, Relay
+from tieline.net.relay import Place, Relay
 from tieline.resiliency.again import pause_before_retry
 from tieline.wire.http2 import Limits
 
@@ -69,12 +69,11 @@ class RpcRoute:
         self._pool = pool
         self._key = (self._host, port)
         self._over = over
-        self._scheme = (b":scheme", b"https" if secure else b"http", False)
         self._leads_back = leads_back
         self._good: Http2Client | None = None
         """Leads to the app, not back here: looked at last."""
         shown = f"[{self._host}]" if ":" in self._host else self._host
-        self._authority = (b":authority", f"{shown}:{port}".encode(), False)
+        self._place = Place(f"{shown}:{port}".encode(), secure=secure)
 
     def ready(self, relay: Relay) -> Http2Client | None:
         """See ``Route``."""
@@ -87,8 +86,7 @@ class RpcRoute:
             )
         if channel.unhealthy is not None:
             raise AppUnhealthy("app is not in a healthy state", grpc_code=GrpcCode.UNAVAILABLE)
-        relay.fields[AUTHORITY] = self._authority
-        relay.fields[SCHEME] = self._scheme
+        relay.place = self._place
         slots = channel.slots
         if slots is not None:
             if not slots.take():

@@ -7,14 +7,15 @@ from time import perf_counter
 from typing import Final
 
 from tieline.errors import BadRequest, GrpcCode, TielineError
-from tieline.model import CallRecord, Cause, Hop, Request, Target
+from tieline.model import CallRecord, Cause, Headers, Hop, Request, Target
 from tieline.net.deadlines import Deadlines
 from tieline.net.http2_server import Http2Server
-from tieline.net.relay import Relay, Route, refuse
+from tieline.net.relay import Outline, Relay, Route, refuse
 from tieline.wire.grpc.proxied import BadHead, Head, no_target
 from tieline.wire.grpc.status import CONTENT_TYPE
 from tieline.wire.grpc.trace import TRACE_BIN
 from tieline.wire.http2 import Stream
+from tieline.wire.http2.hpack import literals
 from tieline.wire.method_path import check, clean
 
 _INTERNALS: Final = b"/dapr.proto.internals."
@@ -25,6 +26,27 @@ _PLAIN_TYPE: Final = (b"content-type", CONTENT_TYPE)
 
 Allows = Callable[[CallRecord, bytes], None]
 """Says whether a caller may call a normalised full method (G-85); raises ``TielineError`` if not."""
+
+
+class Plan:
+    """What is alike in all calls that come with the same head on the same connection.
+
+    Attributes:
+        owner: Who made it.
+        path: As sent, query included.
+        outline: Of their head as it is sent on.
+        caller, caller_namespace: As they say.
+        trace_id, tail: Of the trace context among what they say; both empty without one.
+    """
+
+    __slots__ = ("caller", "caller_namespace", "outline", "owner", "path", "tail", "trace_id")
+
+    def __init__(self, owner: ProxiedCalls, path: bytes) -> None:
+        self.owner = owner
+        self.path = path
+        self.outline: Outline
+        self.caller = self.caller_namespace = ""
+        self.trace_id = self.tail = b""
 
 
 class ProxiedCalls:
@@ -60,8 +82,8 @@ class ProxiedCalls:
         self._app_token = app_token.encode()
         self._allows = allows
 
-    def takes(self, connection: Http2Server, stream: Stream, request: Request, end: bool) -> bool:
-        """Take over a request if it is a proxied call; see ``net.http2_server.Takes``."""
+    def take(self, connection: Http2Server, stream: Stream, request: Request, end: bool) -> bool:
+        """Take over a request if it is a proxied call; see ``net.http2_server.Taker``."""
         headers = request.headers
         path = request.path
         if (
@@ -74,43 +96,70 @@ class ProxiedCalls:
             return False
         if request.query is not None:
             path += b"?" + request.query
+        plan = Plan(self, path)
+        repeated = connection.h2.repeated
+        try:
+            self._read(plan, headers, repeats=repeated is not None)
+        except TielineError as error:
+            record = self._record(plan)
+            refuse(connection, stream, error, record)
+            self._over(record)
+            return True
+        if repeated is not None and self._allows is None:
+            repeated.plan = plan
+        self._begin(connection, stream, plan, plan.tail, plan.trace_id, end)
+        return True
+
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Plan, tail: bytes) -> bool:
+        """Take over a proxied call with a head that is known; see ``net.http2_server.Taker``."""
+        if plan.owner is not self:
+            return False
+        # Of what is there twice the last one is the sidecar's own, as ever.
+        if tail:
+            self._begin(connection, stream, plan, tail, tail[17:49], False)
+        else:
+            self._begin(connection, stream, plan, plan.tail, plan.trace_id, False)
+        return True
+
+    def _begin(
+        self, connection: Http2Server, stream: Stream, plan: Plan, tail: bytes, trace_id: bytes, end: bool
+    ) -> None:
+        record = self._record(plan)
+        record.trace_id = trace_id
+        Relay(self._app, plan.outline, tail, record).begin(connection, stream, end=end, deadlines=self._deadlines)
+
+    def _record(self, plan: Plan) -> CallRecord:
         record = CallRecord()
         record.started = perf_counter()
         record.inbound = True
         record.target = self._target
         record.verb = b"POST"
-        record.method = path
-        try:
-            head = self._read(path, request, record)
-        except TielineError as error:
-            refuse(connection, stream, error, record)
-            self._over(record)
-            return True
-        Relay(self._app, head.fields, record).begin(
-            connection, stream, end=end, deadlines=self._deadlines, timeout=head.timeout
-        )
-        return True
+        record.method = plan.path
+        record.caller = plan.caller
+        record.caller_namespace = plan.caller_namespace
+        return record
 
-    def _read(self, path: bytes, request: Request, record: CallRecord) -> Head:
-        """Return the head of the call to our app.
+    def _read(self, plan: Plan, headers: Headers, *, repeats: bool) -> None:
+        """Write down how calls with a head are sent to our app.
 
         Raises:
-            TielineError: It is not to be made.
+            TielineError: They are not to be made.
         """
+        path = plan.path
         try:
-            head = Head(path, request.headers)
+            head = Head(path, headers)
         except BadHead as error:
             raise BadRequest(str(error), grpc_code=GrpcCode.INTERNAL) from error
         noted = head.noted
         caller = noted.get(b"dapr-caller-app-id", (b"",))[-1]
         namespace = noted.get(b"dapr-caller-namespace", (b"",))[-1]
-        record.caller = caller.decode("utf-8", "replace")
-        record.caller_namespace = namespace.decode("utf-8", "replace")
-        record.trace_id = noted.get(b"traceparent", (b"",))[-1][3:35]
+        plan.caller = caller.decode("utf-8", "replace")
+        plan.caller_namespace = namespace.decode("utf-8", "replace")
+        plan.trace_id = noted.get(b"traceparent", (b"",))[-1][3:35]
         self._check_target(head, path)
         check(path)
         if self._allows is not None:
-            self._allows(record, clean(path))
+            self._allows(self._record(plan), clean(path))
         fields = head.fields
         # Of what is there twice the last one is the sidecar's own (G-73): daprd appends to what its client forged.
         if caller:
@@ -119,14 +168,12 @@ class ProxiedCalls:
             fields.append((b"dapr-caller-namespace", namespace, False))
         if b"dapr-callee-app-id" in noted:
             fields.append((b"dapr-callee-app-id", self._app_id, False))
-        for name in (b"traceparent", TRACE_BIN):
-            if name in noted:
-                fields.append((name, noted[name][-1], True))
+        plan.tail = literals([(name, noted[name][-1]) for name in (b"traceparent", TRACE_BIN) if name in noted])
         if b"dapr-stream" in noted:
             head.put_back(b"dapr-stream")
         if self._app_token:
             fields.append((b"dapr-api-token", self._app_token, True))
-        return head
+        plan.outline = Outline(fields, head.timeout, repeats=repeats)
 
     def _check_target(self, head: Head, path: bytes) -> None:
         """Refuse a call that means another app: ours is no relay, and a port may have a new owner (G-75)."""

@@ -179,7 +179,7 @@ class Http2Protocol(Buffered):
         self.h2 = Connection(self, client=client, limits=limits, clock=time.monotonic, native=native)  # type: ignore[arg-type]
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
-        self._scheduled = False
+        self.scheduled = False
         self._reading = True
         self._fresh: list[Any] = []
         self._max_body = max_body
@@ -199,12 +199,12 @@ class Http2Protocol(Buffered):
 
     def kick(self) -> None:
         """See that what is waiting gets written at the end of this turn."""
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.scheduled:
+            self.scheduled = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled = False
+        self.scheduled = False
         h2 = self.h2
         while h2.out and not self.lost:
             if h2.paused and h2.fault is None:

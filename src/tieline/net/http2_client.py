@@ -18,7 +18,7 @@ from tieline.net.tasks import spawn
 from tieline.net.tunnel import Flow, opened
 from tieline.wire.http2 import ErrorCode, Limits, Stream
 from tieline.wire.http2.frames import code_name
-from tieline.wire.http2.hpack import Fields
+from tieline.wire.http2.hpack import Fields, Repeated
 from tieline.wire.websocket import without_handshake
 
 log = logging.getLogger("dapr.runtime")
@@ -203,8 +203,8 @@ class Http2Client(Http2Protocol):
                 exchange.upload = spawn(self._upload(exchange, body), name="upload")
         elif whole:
             h2.send_data(stream, whole, end=True)
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.scheduled:
+            self.scheduled = True
             self._loop.call_soon(self._flush)
         return exchange
 
@@ -290,6 +290,17 @@ class Http2Client(Http2Protocol):
         else:
             exchange.pieces = []
             self._fresh.append(exchange)
+
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
+        handler = stream.handler
+        if handler is not None and handler.relays and handler.pass_on(known.plan, end):
+            return True
+        if end:
+            self.on_trailers(stream, known.meaning)
+        else:
+            status, headers, _ = known.meaning
+            self.on_response(stream, status, headers, end)
+        return True
 
     def _becomes_tunnel(self, exchange: ClientExchange, status: int, headers: Headers, end: bool) -> bool:
         """Open the tunnel if the answer to a handshake says so; else end our side, of which nothing was sent."""

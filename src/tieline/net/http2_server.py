@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tieline.errors import Cancelled, TielineError, untrace
 from tieline.model import AnyBody, Cause, Hop, Opened, Reply, Request
@@ -13,6 +13,7 @@ from tieline.net.http2 import Exchange, Http2Protocol, Upkeep
 from tieline.net.tunnel import Flow, drain
 from tieline.wire.errors_text import explained
 from tieline.wire.http2 import ErrorCode, Limits, Stream
+from tieline.wire.http2.hpack import Repeated
 from tieline.wire.http2.messages import join_cookies
 from tieline.wire.websocket import PROTOCOL, VERSION, BadHandshake, check_version, without_handshake
 
@@ -21,12 +22,30 @@ log = logging.getLogger("dapr.runtime.http")
 Handler = Callable[[Request], Awaitable[Reply]]
 """Answers a request. Errors become replies inside; only cancellation comes out."""
 
-Takes = Callable[["Http2Server", Stream, Request, bool], bool]
-"""Takes a request over, or returns False to have it answered by a ``Handler``.
 
-Args: the connection, the stream, the request without its body, whether it has none. Who takes it over makes itself the
-stream's handler before it returns (see ``net.relay``), or has answered.
-"""
+class Taker(Protocol):
+    """Takes requests over. Who does makes itself the stream's handler before it returns, or has answered."""
+
+    def take(self, connection: Http2Server, stream: Stream, request: Request, end: bool) -> bool:
+        """Take a request over, or return False to have it answered by a ``Handler``.
+
+        It may leave a plan with ``connection.h2.repeated`` for others that say just so.
+
+        Args:
+            connection: The client's.
+            stream: The client's.
+            request: Without its body.
+            end: It has none.
+        """
+        ...
+
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes) -> bool:
+        """Take over a request that ``take`` left a plan for, or return False to have it brought to ``take``.
+
+        ``tail``: The trace context that stood behind it (see ``hpack.trace_literals``); empty if there was none.
+        """
+        ...
+
 
 SETTINGS_WITHIN_S: Final = 2.0
 """How long a peer may take to send its SETTINGS (H-4)."""
@@ -82,7 +101,8 @@ class ServerExchange(Exchange):
 class Http2Server(Http2Protocol):
     """One connection that a peer or a client opened.
 
-    ``members`` is the listener's set of its connections; this one is in it while its socket is open.
+    ``members`` is the listener's set of its connections; this one is in it while its socket is open. ``handler`` and
+    ``taker`` may be replaced while it is.
     """
 
     def __init__(
@@ -93,12 +113,12 @@ class Http2Server(Http2Protocol):
         native: bool,
         members: set[Any],
         max_body: int | None = None,
-        takes: Takes | None = None,
+        taker: Taker | None = None,
         upkeep: Upkeep | None = None,
     ) -> None:
         super().__init__(client=False, limits=limits, native=native, max_body=max_body, upkeep=upkeep)
         self.handler = handler
-        self._takes = takes
+        self.taker = taker
         self._members = members
         self._opened = 0
         self._greeted = False
@@ -144,7 +164,7 @@ class Http2Server(Http2Protocol):
         native = self.h2.peer_native
         if native:
             request.native = native
-        if self._takes is not None and self._takes(self, stream, request, end):
+        if self.taker is not None and self.taker.take(self, stream, request, end):
             return
         if not native:
             # Between Tielines the fields are an HTTP/1.1 request's, line for line; from others they are HTTP/2's.
@@ -157,6 +177,10 @@ class Http2Server(Http2Protocol):
         else:
             exchange.pieces = []
             self._fresh.append(exchange)
+
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
+        taker = self.taker
+        return taker is not None and taker.repeat(self, stream, known.plan, tail)
 
     def _begin_handshake(self, exchange: ServerExchange, request: Request) -> None:
         """Begin the call that may become a tunnel; its body is what the client will send."""

@@ -230,10 +230,15 @@ class Listener:
             path.unlink(missing_ok=True)
         self._files = []
 
-    def hand_over(self, handler: object) -> None:
-        """Let another handler answer what open connections ask from now on; calls in progress go on as they began."""
+    def hand_over(self, handler: object, taker: object = None) -> None:
+        """Let others answer what open connections ask from now on; calls in progress go on as they began.
+
+        ``taker``: See ``net.http2_server.Taker``; ``None`` for none.
+        """
         for connection in self.members:
             connection.handler = handler
+            if taker is not None:
+                connection.taker = taker
 
     async def drain(self) -> None:
         """Accept nothing more, and return when all connections are closed, each after its calls in progress."""

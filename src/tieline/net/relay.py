@@ -38,7 +38,7 @@ from tieline.wire.grpc.timeout import render_timeout
 from tieline.wire.grpc.walker import MessageWalker
 from tieline.wire.http2 import ErrorCode, Stream
 from tieline.wire.http2.frames import code_name
-from tieline.wire.http2.hpack import Fields
+from tieline.wire.http2.hpack import Fields, Likely, flagged
 
 log = logging.getLogger("dapr.runtime.grpc")
 
@@ -52,12 +52,71 @@ LAST_GROWTH_BYTES: Final = 1 << 20
 SMALL_PIECE: Final = 512
 JOINED_PIECE: Final = 4096
 """Waiting pieces under the first are joined up to the second, as in ``net.backpressure``."""
-SCHEME: Final = 2
-AUTHORITY: Final = 3
-"""Places of these among the fields of a request."""
+_SCHEME_AT: Final = 2
+_AUTHORITY_AT: Final = 3
+MAX_PLACES: Final = 16
+"""For so many places the head of calls is kept ready; then the memory starts afresh."""
 _OWN_PREFIX: Final = b"tieline-"
 _STATUS: Final = b"grpc-status"
 _OK: Final = (b":status", b"200")
+
+
+class Place:
+    """What the head of a call says about where it goes.
+
+    Args:
+        authority: Host and port.
+        secure: Whether TLS leads there.
+    """
+
+    __slots__ = ("authority", "scheme")
+
+    def __init__(self, authority: bytes, *, secure: bool = False) -> None:
+        self.authority = (b":authority", authority, False)
+        self.scheme = (b":scheme", b"https" if secure else b"http", False)
+
+
+class Outline:
+    """The head of calls as it is sent on: what is alike in all that came with the same head.
+
+    Args:
+        fields: As ``Connection.send_request`` takes them; scheme and authority are filled in for each place.
+        timeout: Place of ``grpc-timeout`` among them, and its seconds; ``None`` without one.
+        repeats: More of such calls are to be expected.
+    """
+
+    __slots__ = ("_at", "fields", "repeats", "timeout")
+
+    def __init__(self, fields: Fields, timeout: tuple[int, float] | None, *, repeats: bool) -> None:
+        self.fields = fields
+        self.timeout = timeout
+        self.repeats = repeats
+        self._at: dict[Place, Likely] = {}
+
+    def at(self, place: Place) -> Likely:
+        """Return the head for one place, always the same."""
+        head = self._at.get(place)
+        if head is None:
+            if len(self._at) >= MAX_PLACES:
+                self._at.clear()
+            head = self._at[place] = Likely(self.fields_at(place))
+        return head
+
+    def fields_at(self, place: Place) -> Fields:
+        """Return the fields for one place."""
+        fields = self.fields.copy()
+        fields[_SCHEME_AT] = place.scheme
+        fields[_AUTHORITY_AT] = place.authority
+        return fields
+
+    def with_left(self, seconds: float) -> Outline:
+        """Return the head of a call that has waited: with the time that it has left."""
+        if self.timeout is None:
+            return self
+        at, _ = self.timeout
+        fields = self.fields.copy()
+        fields[at] = (b"grpc-timeout", render_timeout(seconds), True)
+        return Outline(fields, (at, seconds), repeats=False)
 
 
 class Route(Protocol):
@@ -67,7 +126,7 @@ class Route(Protocol):
     """Longest message in bytes, either way (G-2)."""
 
     def ready(self, relay: Relay) -> Http2Client | None:
-        """Return a connection that takes the call now, after writing its ``:authority``; ``None`` to be asked ``open``.
+        """Return a connection that takes the call now, its ``place`` being set; ``None`` to be asked ``open``.
 
         Raises:
             TielineError: The call cannot be made.
@@ -75,7 +134,9 @@ class Route(Protocol):
         ...
 
     async def open(self, relay: Relay, after: TielineError | None) -> Http2Client:
-        """Return a connection that takes the call when this returns; cancelled if nobody waits any more.
+        """Return a connection that takes the call when this returns, its ``place`` being set.
+
+        Cancelled if nobody waits any more.
 
         Args:
             relay: The call.
@@ -144,12 +205,10 @@ class Lane:
         """From the first piece on that is not one whole message."""
 
     # ── what comes ─────────────────────────────────────────────────────────────────────────────────
-    def on_data(self, data: bytes, end: bool) -> None:
-        """A piece of the body."""
+    def on_data(self, data: bytes, end: bool) -> bool:
+        """A piece of the body; see ``http2.connection.Sink``."""
         size = len(data)
         self.total += size
-        relay = self.relay
-        assert relay is not None
         limit = self._limit
         if (
             limit is not None
@@ -157,26 +216,28 @@ class Lane:
             and (self._walker is not None or size != PREFIX + int.from_bytes(data[1:PREFIX], "big") or size > limit)
             and (length := self._walk(data, limit))
         ):
-            relay.too_large(length, limit)
-            return
+            assert self.relay is not None
+            self.relay.too_large(length, limit)
+            return True
         if end:
             self.ended = True
         sink = self.other
         if sink is None or self._held is not None:
             self._hold(data)
-            return
+            return False
         connection = sink.connection
         kept = self._kept
         if kept is not None:
             self._keep(kept, data)
-        if connection.h2.send_data(sink.stream, data, end=end):
-            if self.total >= self._grows_at:
-                self._grow()
-            self.connection.h2.consumed(self.stream, size)
-        else:
+        passed = connection.h2.send_data(sink.stream, data, end=end)
+        if not passed:
             self._held = deque()
             self._stalled = size
-        connection.kick()
+        elif self.total >= self._grows_at:
+            self._grow()
+        if not connection.scheduled:
+            connection.kick()
+        return passed
 
     def _grow(self) -> None:
         """Have the window doubled of a stream that brings much to a sink that takes all of it: fewer, larger reads."""
@@ -205,10 +266,7 @@ class Lane:
             if self._held is None:
                 self._held = deque()
         else:
-            if headers and sink.stream.pending is None:
-                sink.connection.h2.send_likely(sink.stream, headers, end=True)
-            else:
-                sink.connection.h2.send_trailers(sink.stream, headers)
+            sink.connection.h2.send_trailers(sink.stream, headers)
             sink.connection.kick()
 
     def _hold(self, data: bytes) -> None:
@@ -284,7 +342,7 @@ class Lane:
     def part(self, code: ErrorCode) -> None:
         """Leave the stream, which is reset if it is still open, and give back what of it was not read."""
         stream, connection = self.stream, self.connection
-        stream.handler = None
+        stream.handler = stream.sink = None
         self.relay = self.other = None
         self._held = None
         if stream.closed != 3:
@@ -373,21 +431,50 @@ class DownLane(Lane):
             passed.append(echo)
         near = relay.up
         near.forget()
-        near.connection.h2.send_likely(near.stream, [_OK, *passed], end=end)
+        known = self.connection.h2.repeated
+        if known is None or end or echo is not None:
+            near.connection.h2.send_response(near.stream, 200, passed, end=end)
+        else:
+            known.plan = Likely(flagged([_OK, *passed]))
+            near.connection.h2.send_likely(near.stream, known.plan, end=False)
         relay.head_sent = True
         near.connection.kick()
         if end:
             relay.answered()
 
-    def on_data(self, data: bytes, end: bool) -> None:
+    def pass_on(self, plan: Likely, end: bool) -> bool:
+        """A head or trailers came of which it is known how they are sent on. Return False to be told in full."""
+        relay = self.relay
+        assert relay is not None
+        near = relay.up
+        stream = near.stream
         if not end:
-            super().on_data(data, False)
-            return
+            if relay.echo is not None:
+                return False
+            relay.heard = True
+            near.forget()
+            near.connection.h2.send_likely(stream, plan, end=False)
+            relay.head_sent = True
+        elif self._held is not None or stream.pending is not None:
+            return False
+        else:
+            self.ended = True
+            relay.code = 0
+            near.connection.h2.send_likely(stream, plan, end=True)
+            relay.answered()
+        if not near.connection.scheduled:
+            near.connection.kick()
+        return True
+
+    def on_data(self, data: bytes, end: bool) -> bool:
+        if not end:
+            return super().on_data(data, False)
         if data:
             super().on_data(data, False)
         if self.relay is not None:
             text = "server closed the stream without sending trailers"
             self.relay.fail_as(RpcStatus(GrpcCode.INTERNAL, text), AppBroken(text))
+        return True
 
     def on_trailers(self, headers: Headers) -> None:
         relay = self.relay
@@ -398,6 +485,9 @@ class DownLane(Lane):
                     headers = [field for field in headers if not field[0].startswith(_OWN_PREFIX)]
                     break
         relay.note_status(headers)
+        known = self.connection.h2.repeated
+        if known is not None and not relay.code:
+            known.plan = Likely(flagged(headers))
         super().on_trailers(headers)
         relay.answered()
 
@@ -435,7 +525,9 @@ class Relay:
     """One RPC that passes.
 
     Attributes:
-        fields: Of the request to the server, as ``Connection.send_request`` takes them.
+        outline: The head of the request to the server.
+        tail: What stands behind that, in ``hpack.literals``: what is this call's own.
+        place: Where it goes; the route sets it.
         record: What happened to it.
         deadline: Event-loop time at which it is over; ``None`` without one.
         code: How it ended; -1 before.
@@ -445,14 +537,16 @@ class Relay:
     """
 
     __slots__ = (
-        "_due", "_task", "_timeout_at", "believes", "code", "deadline", "down", "echo", "fields", "head_sent", "heard",
-        "record", "route", "slot", "tries", "up",
+        "_due", "_task", "believes", "code", "deadline", "down", "echo", "head_sent", "heard", "outline", "place",
+        "record", "route", "slot", "tail", "tries", "up",
     )  # fmt: skip
 
-    def __init__(self, route: Route, fields: Fields, record: CallRecord) -> None:
+    def __init__(self, route: Route, outline: Outline, tail: bytes, record: CallRecord) -> None:
         self.route = route
-        self.fields = fields
+        self.outline = outline
+        self.tail = tail
         self.record = record
+        self.place: Place
         self.up: UpLane
         self.down: DownLane | None = None
         self.deadline: float | None = None
@@ -467,7 +561,6 @@ class Relay:
         """``tieline-*`` fields of the answer pass: a Tieline has set them."""
         self._due: set[Expiring] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._timeout_at = 0
 
     # ── setting out ────────────────────────────────────────────────────────────────────────────────
     def begin(
@@ -477,7 +570,6 @@ class Relay:
         *,
         end: bool,
         deadlines: Deadlines,
-        timeout: tuple[int, float] | None,
     ) -> None:
         """Let the call set out.
 
@@ -486,13 +578,13 @@ class Relay:
             stream: The client's, whose request has just begun.
             end: And ended: there is no message.
             deadlines: Who watches that of this call.
-            timeout: Place of ``grpc-timeout`` among the fields, and its seconds; ``None`` without one.
         """
         up = self.up = UpLane(self, connection, stream, self.route.limit)
         up.ended = end
-        stream.handler = up
+        stream.handler = stream.sink = up
+        timeout = self.outline.timeout
         if timeout is not None:
-            self._timeout_at, seconds = timeout
+            seconds = timeout[1]
             self.deadline = asyncio.get_running_loop().time() + seconds
             if seconds <= 0:
                 self.expire()
@@ -525,21 +617,25 @@ class Relay:
             return
         self._task = None
         if self.deadline is not None:
-            left = self.deadline - asyncio.get_running_loop().time()
-            self.fields[self._timeout_at] = (b"grpc-timeout", render_timeout(left), True)
+            self.outline = self.outline.with_left(self.deadline - asyncio.get_running_loop().time())
         self._set_out(client)
 
     def _set_out(self, client: Http2Client) -> None:
         self.believes = self.route.is_sidecar(client)
         up = self.up
         whole = up.ended and up.is_idle()
-        stream = client.h2.send_request(self.fields, end=whole)
+        outline = self.outline
+        if outline.repeats:
+            stream = client.h2.send_likely_request(outline.at(self.place), self.tail, end=whole)
+        else:
+            stream = client.h2.send_request(outline.fields_at(self.place), end=whole, tail=self.tail)
         down = self.down = DownLane(self, client, stream, self.route.limit)
-        stream.handler = down
+        stream.handler = stream.sink = down
         up.other = down
         down.other = up
         if whole or up.is_idle():
-            client.kick()
+            if not client.scheduled:
+                client.kick()
         else:
             up.go_on()
 

@@ -14,7 +14,7 @@ from tieline.net.deadlines import Deadlines
 from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
 from tieline.net.http2_server import Http2Server
-from tieline.net.relay import AUTHORITY, Relay, Route, refuse
+from tieline.net.relay import Outline, Place, Relay, Route, refuse
 from tieline.outbound.peer import MAX_ADDRESSES
 from tieline.resiliency.again import pause_before_retry
 from tieline.wire.baggage import BadBaggage
@@ -23,7 +23,7 @@ from tieline.wire.grpc.proxied import Head, NewTraces, no_target
 from tieline.wire.grpc.trace import TRACE_BIN, render_trace_bin, trace_of
 from tieline.wire.headers import identity
 from tieline.wire.http2 import Stream
-from tieline.wire.http2.hpack import Fields, flagged
+from tieline.wire.http2.hpack import Fields, flagged, trace_literals
 from tieline.wire.method_path import check, split_target
 
 MAX_TARGETS: Final = 1024
@@ -49,7 +49,7 @@ class PeerRoute:
         self._names = names
         self._pool = pool
         self._over = over
-        self._authorities: dict[Endpoint, tuple[bytes, bytes, bool]] = {}
+        self._places: dict[Endpoint, Place] = {}
 
     def ready(self, relay: Relay) -> Http2Client | None:
         """See ``Route``."""
@@ -66,12 +66,12 @@ class PeerRoute:
     def _note(self, relay: Relay, endpoint: Endpoint) -> None:
         record = relay.record
         record.attempts += (Attempt(endpoint, perf_counter()),)
-        authority = self._authorities.get(endpoint)
-        if authority is None:
-            if len(self._authorities) >= MAX_TARGETS:
-                self._authorities.clear()
-            authority = self._authorities[endpoint] = (b":authority", str(endpoint).encode(), False)
-        relay.fields[AUTHORITY] = authority
+        place = self._places.get(endpoint)
+        if place is None:
+            if len(self._places) >= MAX_TARGETS:
+                self._places.clear()
+            place = self._places[endpoint] = Place(str(endpoint).encode())
+        relay.place = place
 
     async def open(self, relay: Relay, after: TielineError | None) -> Http2Client:
         """See ``Route``: try the instances of the target, and all of it again as ``resiliency.again`` allows."""
@@ -157,6 +157,32 @@ def _key(endpoint: Endpoint, target: Target) -> Hashable:
     return (endpoint, target.app_id, target.namespace, b"rpc")
 
 
+class Plan:
+    """What is alike in all calls of our app that come with the same head.
+
+    Attributes:
+        route: Where they go.
+        target: Whom they are for.
+        path: As sent, query included.
+        outline: Of their head as it is sent on.
+        trace: The trace that the head names, its id and its ``trace_literals``; ``None`` if each call gets a new one.
+        echo: See ``Relay``.
+        streaming, user_agent: See ``CallRecord``.
+    """
+
+    __slots__ = ("echo", "outline", "path", "route", "streaming", "target", "trace", "user_agent")
+
+    def __init__(self, route: Route, target: Target, path: bytes, outline: Outline) -> None:
+        self.route = route
+        self.target = target
+        self.path = path
+        self.outline = outline
+        self.trace: tuple[bytes, bytes] | None = (b"", b"")
+        self.echo: tuple[bytes, bytes] | None = None
+        self.streaming = False
+        self.user_agent = b""
+
+
 class Proxy:
     """Takes proxied calls at the gRPC API.
 
@@ -197,12 +223,23 @@ class Proxy:
         self._app_token = app_token.encode()
         self._targets: dict[bytes, tuple[Target, Fields]] = {}
 
-    def begin(
-        self, connection: Http2Server, stream: Stream, path: bytes, head: Head, end: bool, user_agent: bytes = b""
-    ) -> None:
-        """Take over a call to a method that is none of ours; see ``net.http2_server.Takes``.
+    def take(
+        self,
+        connection: Http2Server,
+        stream: Stream,
+        path: bytes,
+        head: Head,
+        end: bool,
+        *,
+        user_agent: bytes = b"",
+        repeats: bool = False,
+    ) -> Plan | None:
+        """Take over a call to a method that is none of ours; see ``net.http2_server.Taker``.
 
         The request was let in: its content type is gRPC's, its path has two parts, its token is right.
+
+        Returns:
+            What to ``repeat`` with the next call that has the same head; ``None`` if this one was refused.
         """
         record = CallRecord()
         record.started = perf_counter()
@@ -211,14 +248,39 @@ class Proxy:
         record.method = record.api_rpc = path
         record.user_agent = user_agent
         try:
-            relay = self._relay(path, head, record)
+            plan = self._plan(path, head, record, repeats=repeats)
         except TielineError as error:
             refuse(connection, stream, error, record)
             self._over(record)
-            return
-        relay.begin(connection, stream, end=end, deadlines=self._deadlines, timeout=head.timeout)
+            return None
+        plan.user_agent = user_agent
+        self.repeat(connection, stream, plan, end=end)
+        return plan
 
-    def _relay(self, path: bytes, head: Head, record: CallRecord) -> Relay:
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Plan, *, end: bool = False) -> None:
+        """Take over a call with a head that is known."""
+        record = CallRecord()
+        record.started = perf_counter()
+        record.caller = self._app_id
+        record.verb = b"POST"
+        record.method = record.api_rpc = plan.path
+        record.target = plan.target
+        if plan.user_agent:
+            record.user_agent = plan.user_agent
+        if plan.streaming:
+            record.streaming = True
+        trace = plan.trace
+        if trace is None:
+            trace = self._new_traces()
+        record.trace_id, tail = trace
+        route = plan.route
+        if route is self._app:
+            record.local = True
+        relay = Relay(route, plan.outline, tail, record)
+        relay.echo = plan.echo
+        relay.begin(connection, stream, end=end, deadlines=self._deadlines)
+
+    def _plan(self, path: bytes, head: Head, record: CallRecord, *, repeats: bool) -> Plan:
         named = head.first(b"dapr-app-id")
         if named is None:
             raise BadRequest(no_target(path, traced=self._traced), hint=_TARGET_HINT)
@@ -234,39 +296,33 @@ class Proxy:
                 cause=Cause.DENIED,
                 grpc_code=GrpcCode.PERMISSION_DENIED,
             )
-        baggage = self._check_baggage(head) if self._traced else None
         fields = head.fields
+        plan = Plan(self._peers if own else self._app, target, path, Outline(fields, head.timeout, repeats=repeats))
         noted = head.noted
-        streaming = noted.get(b"dapr-stream")
-        if streaming is not None:
-            head.put_back(b"dapr-stream")
-            record.streaming = streaming[0].lower() in _TRUTHY
         if self._traced:
-            traceparent, binary = self._trace(noted)
-            record.trace_id = traceparent[3:35]
-            fields += ((b"traceparent", traceparent, True), (TRACE_BIN, binary, True))
+            plan.echo = self._check_baggage(noted)
+            plan.trace = self._trace(noted)
         else:
             head.put_back(b"traceparent")
             head.put_back(TRACE_BIN)
+        streaming = noted.get(b"dapr-stream")
+        if streaming is not None:
+            head.put_back(b"dapr-stream")
+            plan.streaming = streaming[0].lower() in _TRUTHY
         if own:
             fields += own
             if not self._drop_token:
                 head.put_back(b"dapr-api-token")
-            relay = Relay(self._peers, fields, record)
-            relay.echo = baggage
-            return relay
+            return plan
         check(path)
-        record.local = True
         if self._app_token:
             fields.append((b"dapr-api-token", self._app_token, True))
-        relay = Relay(self._app, fields, record)
-        relay.echo = baggage
-        return relay
+        return plan
 
     @staticmethod
-    def _check_baggage(head: Head) -> tuple[bytes, bytes] | None:
+    def _check_baggage(noted: dict[bytes, list[bytes]]) -> tuple[bytes, bytes] | None:
         """Return what the answer repeats (G-120)."""
-        values = head.noted.get(b"baggage")
+        values = noted.get(b"baggage")
         if values is None:
             return None
         try:
@@ -275,14 +331,15 @@ class Proxy:
             raise BadRequest(error.text, grpc_code=GrpcCode.INVALID_ARGUMENT) from error
         return None if joined is None else (b"baggage", joined)
 
-    def _trace(self, noted: dict[bytes, list[bytes]]) -> tuple[bytes, bytes]:
-        """Return the context that a call travels on with: the client's, or a new one (G-116, G-117)."""
+    @staticmethod
+    def _trace(noted: dict[bytes, list[bytes]]) -> tuple[bytes, bytes] | None:
+        """Return the context that the client names (G-116, G-117): its id and literals; ``None`` for a new one."""
         if TRACE_BIN in noted or b"traceparent" in noted:
             said = [(name, value) for name in (b"traceparent", TRACE_BIN) for value in noted.get(name, ())]
             traceparent, _ = trace_of(said, binary_first=True)
             if traceparent:
-                return traceparent, render_trace_bin(traceparent)
-        return self._new_traces()
+                return traceparent[3:35], trace_literals(traceparent, render_trace_bin(traceparent))
+        return None
 
     def _read_target(self, named: bytes) -> tuple[Target, Fields]:
         if not named:

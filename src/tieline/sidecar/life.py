@@ -157,7 +157,7 @@ class Sidecar:
         await names.start()
         self._dispatch = parts.make_dispatch(names)
         proxied = parts.proxying.make_calls(traced=parts.tracer.enabled)
-        await listeners.serve_internal(parts.make_inbound(), proxied.takes)
+        await listeners.serve_internal(parts.make_inbound(), proxied)
         await listeners.serve_grpc(parts.make_grpc_api(self._dispatch, names, self._shutdown_asked))
         await listeners.serve_api(parts.make_api(self._dispatch, self._shutdown_asked))
         await listeners.serve_public(parts.make_public_api())

@@ -19,7 +19,7 @@ from tieline.inbound.server import InboundServer
 from tieline.names.host import own_internal_port
 from tieline.net.http1_server import Http1Server, ServerOptions
 from tieline.net.http2 import Upkeep
-from tieline.net.http2_server import Handler, Http2Server, Takes
+from tieline.net.http2_server import Handler, Http2Server, Taker
 from tieline.net.listener import Listener
 from tieline.wire.http2 import Limits
 
@@ -56,8 +56,7 @@ class Listeners:
         self.internal = Listener("internal gRPC", logging.getLogger("dapr.runtime.grpc.internal"))
         self._answer_app: Handler
         self._answer_public: Handler
-        self._answer_rpc: Handler
-        self._take_rpc: Takes
+        self._rpcs: GrpcApi
 
     # ── binding ────────────────────────────────────────────────────────────────────────────────────
     def reserve_internal(self) -> None:
@@ -136,12 +135,12 @@ class Listeners:
         return self.internal.is_behind(sock) or self.grpc.is_behind(sock)
 
     # ── serving ────────────────────────────────────────────────────────────────────────────────────
-    async def serve_internal(self, server: InboundServer, takes: Takes) -> None:
-        """Answer other sidecars; ``takes`` gets their proxied calls."""
+    async def serve_internal(self, server: InboundServer, taker: Taker) -> None:
+        """Answer other sidecars; ``taker`` gets their proxied calls."""
         members = self.internal.members
         await self.internal.accept(
             lambda: Http2Server(
-                server, limits=INTERNAL_LIMITS, native=True, members=members, takes=takes, upkeep=RPC_UPKEEP
+                server, limits=INTERNAL_LIMITS, native=True, members=members, taker=taker, upkeep=RPC_UPKEEP
             )
         )
         log.info("Internal gRPC server is running on port %d", self.internal.port)
@@ -169,16 +168,15 @@ class Listeners:
         limits = Limits(
             streams=RPC_STREAMS, header_list=longest, header_list_hard=4 * longest, ping_interval_s=MIN_PING_INTERVAL_S
         )
-        self._answer_rpc, self._take_rpc = api.handle, api.take
+        self._rpcs = api
         members = self.grpc.members
         await self.grpc.accept(
             lambda: Http2Server(
-                self._answer_rpc,
+                self._rpcs.handle,
                 limits=limits,
                 native=False,
                 members=members,
-                # Looked up at each request: open connections go on with what a reload makes.
-                takes=lambda *request: self._take_rpc(*request),
+                taker=self._rpcs,
                 upkeep=RPC_UPKEEP,
             )
         )
@@ -212,8 +210,8 @@ class Listeners:
 
     def swap(self, api: HttpApi, rpcs: GrpcApi, public: PublicApi) -> None:
         """Answer by these from now on, on open connections too."""
-        self._answer_rpc, self._take_rpc = rpcs.handle, rpcs.take
-        self.grpc.hand_over(rpcs.handle)
+        self._rpcs = rpcs
+        self.grpc.hand_over(rpcs.handle, rpcs)
         self._answer_app = api.handle
         self.api.hand_over(api.handle)
         self._answer_public = public.handle

@@ -182,6 +182,61 @@ async def test_one_trace_context_travels_the_clients_if_it_has_one(house: House)
     assert len(told[1][0]) == 55
 
 
+@pytest.mark.rule("G-73")
+@pytest.mark.rule("G-117")
+async def test_calls_whose_heads_repeat_are_each_a_call_of_its_own(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short way of what is known must not tell calls apart less well than the long one."""
+    await house.open()
+    short_ways = 0
+    repeat = house.ends.calls.repeat
+
+    def counted(*arguments: Any) -> bool:
+        nonlocal short_ways
+        short_ways += 1
+        return repeat(*arguments)
+
+    monkeypatch.setattr(house.ends.calls, "repeat", counted)
+    client = house.client()
+    heads: list[tuple[tuple[str, str], ...]] = [(("x-a", "1"),), (("x-a", "2"), ("x-b", "3"))]
+    order = [0] * 8 + [1] * 8 + [0, 1] * 8
+
+    for number, which in enumerate(order):
+        path = f"/test.Echo/{('Unary', 'Headers')[number % 5 == 0]}"
+        call = client.call(path, b"%d" % number, *heads[which], timeout=None)
+        assert await call == b"%d" % number
+        assert (house.app.seen[-1][0], await call.code()) == (path, grpc.StatusCode.OK)
+        assert [field for field in house.app.seen[-1][1] if field[0].startswith("x-")] == list(heads[which])
+        assert ("dapr-caller-app-id", "alpha") in house.app.seen[-1][1]
+
+    traces = [value for _, metadata in house.app.seen for name, value in metadata if name == "traceparent"]
+    assert len(set(traces)) == len(order)
+    assert short_ways > len(order) // 4
+    done = [record for record in house.ends.records if record.inbound]
+    assert len(done) == len(order)
+    assert {record.trace_id.decode() for record in done} == {str(trace).split("-")[1] for trace in traces}
+    assert all(record.rpc_code == 0 and record.response_bytes for record in done)
+
+
+async def test_a_head_that_is_known_means_nothing_to_whoever_takes_calls_next(house: House) -> None:
+    """As after a reload, on connections that stay open."""
+    await house.open(app_token="old")
+    client = house.client()
+    for _ in range(6):
+        await client.call("Unary", b"x", timeout=None)
+
+    successor = house.ends.make_calls(app_token="new")
+    for member in house.ends.members:
+        if member.taker is house.ends.calls:
+            member.taker = successor
+    for _ in range(3):
+        await client.call("Unary", b"x", timeout=None)
+
+    tokens = [value for _, metadata in house.app.seen for name, value in metadata if name == "dapr-api-token"]
+    assert tokens == ["old"] * 6 + ["new"] * 3
+
+
 @pytest.mark.rule("G-120")
 @pytest.mark.rule("G-130")
 async def test_baggage_is_checked_and_told_once(house: House) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from tieline.api.grpc import tracing
 from tieline.api.grpc.answers import NOT_BUILT, RpcAnswer, failed, failed_by, no_rpc, refused
@@ -57,9 +57,17 @@ class RpcMetrics(Protocol):
 class Proxy(Protocol):
     """Sends the RPCs of other services on to the apps that they name."""
 
-    def begin(
-        self, connection: Http2Server, stream: Stream, path: bytes, head: Head, end: bool, user_agent: bytes = b""
-    ) -> None:
+    def take(
+        self,
+        connection: Http2Server,
+        stream: Stream,
+        path: bytes,
+        head: Head,
+        end: bool,
+        *,
+        user_agent: bytes = b"",
+        repeats: bool = False,
+    ) -> Any:
         """Take over an RPC that may be called.
 
         Args:
@@ -68,7 +76,14 @@ class Proxy(Protocol):
             head: The request taken apart.
             end: It has no message.
             user_agent: For the log; empty if none is kept.
+            repeats: More of them will come.
+
+        Returns:
+            What ``repeat`` is to be given for the next one; ``None`` if it must come here.
         """
+
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Any) -> None:
+        """Take over one with a head that is known."""
 
 
 class GrpcApi:
@@ -138,7 +153,7 @@ class GrpcApi:
         return reply
 
     def take(self, connection: Http2Server, stream: Stream, request: Request, end: bool) -> bool:
-        """Leave to the proxy an RPC that names an app; see ``net.http2_server.Takes``. Others are for ``handle``.
+        """Leave to the proxy an RPC that names an app; see ``net.http2_server.Taker``. Others are for ``handle``.
 
         So is whatever is to be refused.
         """
@@ -161,7 +176,18 @@ class GrpcApi:
         agent = b""
         if self._log is not None:
             agent = next((value for name, value in request.headers if name == b"user-agent"), b"")
-        proxy.begin(connection, stream, whole, head, end, agent)
+        repeated = connection.h2.repeated
+        plan = proxy.take(connection, stream, whole, head, end, user_agent=agent, repeats=repeated is not None)
+        if repeated is not None and plan is not None:
+            repeated.plan = (self, plan)
+        return True
+
+    def repeat(self, connection: Http2Server, stream: Stream, plan: tuple[GrpcApi, Any], tail: bytes) -> bool:
+        """Leave to the proxy an RPC of which all is known; see ``net.http2_server.Taker``."""
+        owner, known = plan
+        if owner is not self or tail or self._proxy is None:
+            return False
+        self._proxy.repeat(connection, stream, known)
         return True
 
     # ── who may come in ────────────────────────────────────────────────────────────────────────────

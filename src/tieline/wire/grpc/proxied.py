@@ -12,7 +12,7 @@ from tieline.wire.errors_text import quote
 from tieline.wire.grpc.metadata import encode_binary, is_binary
 from tieline.wire.grpc.timeout import BadTimeout, parse_timeout
 from tieline.wire.headers import IDENTITY
-from tieline.wire.http2.hpack import NEVER_INDEXED, Fields
+from tieline.wire.http2.hpack import NEVER_INDEXED, Fields, trace_literals
 
 MAX_KNOWN_NAMES: Final = 1024
 """How many names each table remembers before it starts afresh."""
@@ -163,7 +163,7 @@ def _check_binary(name: bytes, value: bytes) -> None:
 
 
 class NewTraces:
-    """Draws trace contexts, unsampled, in both spellings: they must be unique, not secret."""
+    """Draws trace contexts, unsampled: they must be unique, not secret."""
 
     __slots__ = ("_drawn", "_random")
 
@@ -175,7 +175,7 @@ class NewTraces:
         self._drawn: list[tuple[bytes, bytes]] = []
 
     def __call__(self) -> tuple[bytes, bytes]:
-        """Return a ``traceparent`` and the same as the value of ``grpc-trace-bin`` on the wire."""
+        """Return the id of a new trace, 32 hex digits, and the ``trace_literals`` of a context in it."""
         if not self._drawn:
             size = self._BYTES
             drawn = self._random.randbytes(size * self._AT_ONCE)
@@ -186,4 +186,5 @@ class NewTraces:
 def _spelt(ids: bytes) -> tuple[bytes, bytes]:
     digits = ids.hex().encode()
     binary = b"\0\0%b\1%b\2\0" % (ids[:16], ids[16:])
-    return b"00-%b-%b-00" % (digits[:32], digits[32:]), encode_binary(binary)
+    trace_id = digits[:32]
+    return trace_id, trace_literals(b"00-%b-%b-00" % (trace_id, digits[32:]), encode_binary(binary))

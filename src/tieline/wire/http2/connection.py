@@ -59,8 +59,10 @@ from tieline.wire.http2.hpack import (
     Fields,
     HeaderDecoder,
     HeaderEncoder,
+    Likely,
     Repeated,
     flagged,
+    read_trace,
 )
 from tieline.wire.http2.limits import Budget, Limits
 from tieline.wire.http2.messages import Malformed, read_request, read_response
@@ -93,8 +95,16 @@ class ConnectionFault(Exception):
         self.text = text
 
 
+class Sink(Protocol):
+    """Takes a body that only passes."""
+
+    def on_data(self, data: bytes, end: bool) -> bool:
+        """As ``Listener.on_data``. Return whether the piece was read; else it is to be given back by ``consumed``."""
+        ...
+
+
 class Stream:
-    """One exchange. ``handler`` belongs to the owner; everything else to the connection.
+    """One exchange. ``handler`` and ``sink`` belong to the owner; everything else to the connection.
 
     Most streams carry a few frames, so that defaults are class attributes: a stream pays for what it sets.
 
@@ -102,10 +112,12 @@ class Stream:
         id: Stream number.
         closed: Bits: 1 we ended our side, 2 the peer ended its side, 3 over (also after a reset).
         handler: Whatever the owner attaches.
+        sink: Takes the body in place of the listener.
     """
 
     closed: int = 0
     handler: Any = None
+    sink: Sink | None = None
     unread: int = 0
     credit: int = 0
     returned: int = 0
@@ -136,6 +148,13 @@ class Listener(Protocol):
 
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
         """Client: the final answer began; interim ones are dropped. Others may be given the same ``headers``."""
+
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
+        """In place of the above: a head or trailers came for which there is a ``plan``, with ``tail`` behind it.
+
+        Server: only heads that do not end the stream; return False to be told in full. Client: never with a ``tail``;
+        ``known.meaning`` is what it is else told, status and fields of a head in a tuple, or the trailers.
+        """
 
     def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
         """A piece of a body, at most what was received at once; may be empty when it only brings the end."""
@@ -178,6 +197,8 @@ class Connection:
         peer_native: The native form that holds with this peer; 0 with anyone who is no Tieline.
         draining: The peer said GOAWAY, or we did: no new streams.
         paused: Set by the owner while the socket takes no more.
+        repeated: The head or trailers that the listener is just being told of, if it may leave a ``plan`` for those
+            that will say just so; else ``None``.
     """
 
     def __init__(
@@ -203,6 +224,7 @@ class Connection:
         self.got_settings = False
         self.draining = False
         self.paused = False
+        self.repeated: Repeated | None = None
         self.unread = 0
         self._grown = 0
         self._clock = clock
@@ -286,10 +308,13 @@ class Connection:
         """How many streams the peer has opened."""
         return self._opened
 
-    def send_request(self, fields: Fields, *, end: bool) -> Stream:
+    def send_request(self, fields: Fields, *, end: bool, tail: bytes = b"") -> Stream:
         """Open a stream. ``can_open`` must hold.
 
-        ``fields``: As ``hpack.HeaderEncoder.encode`` takes them, the four pseudo-headers first, ``:method`` leading.
+        Args:
+            fields: As ``hpack.HeaderEncoder.encode`` takes them, the four pseudo-headers first, ``:method`` leading.
+            end: There is no body.
+            tail: ``literals`` to be sent behind them.
         """
         number = self._next_id
         self._next_id = number + 2
@@ -298,24 +323,37 @@ class Connection:
         stream = self.streams[number] = Stream(number, self._peer_window, self.limits.stream_window)
         if fields[0][1] == b"HEAD":
             stream.bodiless = True
-        block = self._encoder.encode(fields)
+        self._put_block(stream, self._encoder.encode(fields) + tail, end)
+        return stream
+
+    def send_likely_request(self, head: Likely, tail: bytes, *, end: bool) -> Stream:
+        """Open a stream. ``can_open`` must hold.
+
+        Args:
+            head: As ``send_request`` takes its fields.
+            tail: ``literals`` to be sent behind it.
+            end: There is no body.
+        """
+        number = self._next_id
+        self._next_id = number + 2
+        if self._next_id > MAX_STREAM_ID - 2:
+            self.draining = True
+        stream = self.streams[number] = Stream(number, self._peer_window, self.limits.stream_window)
+        block = self._encoder.encode_likely(head) + tail
         size = len(block)
-        if size <= self._peer_max_frame:  # as in ``_put_block``, of which this is the usual case
-            flags = END_HEADERS | END_STREAM if end else END_HEADERS
-            self.out += (HEADER.pack(size >> 8, size & 255, HEADERS, flags, number), block)
-            if end:
-                stream.closed = LOCAL
+        if size <= self._peer_max_frame and not end:  # as in ``_put_block``, of which this is the usual case
+            self.out += (HEADER.pack(size >> 8, size & 255, HEADERS, END_HEADERS, number), block)
         else:
             self._put_block(stream, block, end)
         return stream
 
-    def send_likely(self, stream: Stream, headers: Headers, *, end: bool) -> None:
-        """Send a head with its pseudo-headers, or trailers, that are likely to come again just so; ``end``: our side.
+    def send_likely(self, stream: Stream, head: Likely, *, end: bool) -> None:
+        """Send a head with its pseudo-headers, or trailers; ``end``: and end our side.
 
         As ``send_response`` and ``send_trailers``, and nothing may be pending.
         """
         if not stream.closed & LOCAL:
-            self._put_block(stream, self._encoder.encode_likely(headers), end)
+            self._put_block(stream, self._encoder.encode_likely(head), end)
 
     def send_response(self, stream: Stream, status: int, headers: Headers, *, end: bool) -> None:
         """Answer a request. Harmless on a stream that is over."""
@@ -418,26 +456,29 @@ class Connection:
             return
         stream.credit += size
         if stream.credit * 2 >= stream.window:
-            increment = stream.credit
-            now = self._clock()
-            # All is spent but what was returned last, which a sender far away does not know of yet: if it falls
-            # silent now, the window is too small for the way.
-            if stream.recv_window <= max(stream.returned, stream.window // 4):
-                stream.stalled_at = now
-                stream.since = stream.returned_at
-            stream.returned_at = now
-            if stream.grows:
-                stream.grows = False
-                limits = self.limits
-                more = max(0, min(stream.window, limits.stream_window_max - stream.window, limits.grown - self._grown))
-                stream.window += more
-                stream.grown += more
-                self._grown += more
-                increment += more
-            stream.credit = 0
-            stream.returned = increment
-            stream.recv_window += increment
-            self.out.append(frames.window_update(stream.id, increment))
+            self._return_credit(stream)
+
+    def _return_credit(self, stream: Stream) -> None:
+        increment = stream.credit
+        now = self._clock()
+        # All is spent but what was returned last, which a sender far away does not know of yet: if it falls
+        # silent now, the window is too small for the way.
+        if stream.recv_window <= max(stream.returned, stream.window // 4):
+            stream.stalled_at = now
+            stream.since = stream.returned_at
+        stream.returned_at = now
+        if stream.grows:
+            stream.grows = False
+            limits = self.limits
+            more = max(0, min(stream.window, limits.stream_window_max - stream.window, limits.grown - self._grown))
+            stream.window += more
+            stream.grown += more
+            self._grown += more
+            increment += more
+        stream.credit = 0
+        stream.returned = increment
+        stream.recv_window += increment
+        self.out.append(frames.window_update(stream.id, increment))
 
     def ping(self, data: bytes) -> None:
         """Send a PING with eight bytes of ``data``."""
@@ -605,11 +646,23 @@ class Connection:
             if stream.length < 0 or (end and stream.length):
                 self._stream_error(stream, ErrorCode.PROTOCOL_ERROR)
                 return
-        stream.unread += size
-        self.unread += size
+        sink = stream.sink
+        if sink is None:
+            stream.unread += size
+            self.unread += size
+            if end:
+                self._close_remote(stream)
+            self.listener.on_data(stream, payload, bool(end))
+            return
         if end:
             self._close_remote(stream)
-        self.listener.on_data(stream, payload, bool(end))
+        if not sink.on_data(payload, bool(end)):
+            stream.unread += size
+            self.unread += size
+        elif not end and stream.closed != BOTH:
+            stream.credit += size
+            if stream.credit * 2 >= stream.window:
+                self._return_credit(stream)
 
     def _measure_silence(self, stream: Stream) -> None:
         """Tell a sender that waited for its window, a long way off, from one that had nothing to say."""
@@ -660,12 +713,23 @@ class Connection:
             self._block = (number, first_flags, pieces, size)
 
     def _on_block(self, number: int, flags: int, block: bytes) -> None:
-        try:
-            fields = self._decoder.decode(block, strictly=not self.peer_native)
-        except BlockTooLarge as error:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
-        except BadBlock as error:
-            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from error
+        tail = b""
+        known = self._decoder.known.get(block)
+        if known is None and not self.client:
+            block, tail = self._decoder.split(block)
+            known = self._decoder.known.get(block)
+        fields: Fields
+        if known is not None:
+            if known.plan is not None and self._repeat(number, flags, known, tail):
+                return
+            fields = known
+        else:
+            try:
+                fields = self._decoder.decode(block, strictly=not self.peer_native)
+            except BlockTooLarge as error:
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
+            except BadBlock as error:
+                raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from error
         end = bool(flags & END_STREAM)
         stream = self.streams.get(number)
         if stream is None:
@@ -679,6 +743,9 @@ class Connection:
         elif stream.closed & REMOTE:
             self._stream_error(stream, ErrorCode.STREAM_CLOSED)
             return
+        self.repeated = fields if type(fields) is Repeated else None
+        if tail:
+            fields = [*fields, *[(name, value, True) for name, value in read_trace(tail) or ()]]
         try:
             if self._too_large(fields, len(block)):
                 self._head_too_large(stream, end)
@@ -690,6 +757,37 @@ class Connection:
                 self._request(stream, fields, end)
         except Malformed:
             self._stream_error(stream, ErrorCode.PROTOCOL_ERROR)
+
+    def _repeat(self, number: int, flags: int, known: Repeated, tail: bytes) -> bool:
+        """Tell the listener of a head or trailers for which it has a plan; False if the whole way must be gone.
+
+        They were found good before, and mean the same now.
+        """
+        stream = self.streams.get(number)
+        end = flags & END_STREAM
+        if self.client:
+            if stream is None or stream.closed & REMOTE or stream.length is not None or stream.bodiless:
+                return False
+            if not stream.got_head:
+                if end or type(known.meaning) is not tuple or known.meaning[2] is not None:
+                    return False
+                stream.got_head = True
+            elif end and type(known.meaning) is list:
+                self._close_remote(stream)
+            else:
+                return False
+            self.repeated = None
+            return self.listener.on_repeated(stream, known, tail, bool(end))
+        if stream is not None or end or not number & 1 or number <= self._last_peer_id:
+            return False
+        if number > self._refuse_above or len(self.streams) >= self.limits.streams:
+            return False
+        stream = self._accept(number)
+        assert stream is not None
+        if self.listener.on_repeated(stream, known, tail, False):
+            stream.got_head = True
+            return True
+        return False
 
     def _accept(self, number: int) -> Stream | None:
         """Open the peer's new stream, or refuse it as not processed."""

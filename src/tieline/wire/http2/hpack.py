@@ -6,6 +6,7 @@ twin with the same results); this is the one place that touches it.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, TypeAlias
 
 from jh2._hazmat import Decoder, Encoder, HPACKError, OversizedHeaderListError
@@ -45,7 +46,15 @@ _PLACES: Final = bytes(range(0x81, 0xFF))
 MAX_NUMBER_BYTES: Final = 10
 """Bytes of a number behind its first: more than any length can need."""
 
-__all__ = ["BadBlock", "BlockTooLarge", "HeaderDecoder", "HeaderEncoder"]
+TRACE_BYTES: Final = 125
+"""Length of ``trace_literals``."""
+_TRACE: Final = b"\x10\x0btraceparent\x37%b\x10\x0egrpc-trace-bin\x27%b"
+_TRACE_BEGINS: Final = _TRACE[:14]
+_is_trace: Final = re.compile(
+    rb"\x10\x0btraceparent\x37(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})\x10\x0egrpc-trace-bin\x27([0-9A-Za-z+/]{39})"
+).fullmatch
+
+__all__ = ["BadBlock", "BlockTooLarge", "HeaderDecoder", "HeaderEncoder", "Likely", "Repeated"]
 
 
 def flagged(headers: Headers) -> Fields:
@@ -66,13 +75,52 @@ class Repeated(list[tuple[bytes, bytes, bool]]):
 
     Attributes:
         meaning: What their reader made of them, to be shared as well; ``None`` before.
+        plan: What whoever the reader tells of them does with all that say just so; ``None`` for nothing in particular.
     """
 
-    __slots__ = ("meaning",)
+    __slots__ = ("meaning", "plan")
 
     def __init__(self, fields: Fields) -> None:
         super().__init__(fields)
         self.meaning: Any = None
+        self.plan: Any = None
+
+
+class Likely:
+    """A head, or trailers, that will be sent again and again just so."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
+
+
+def literals(headers: Headers) -> bytes:
+    """Return fields as they can stand behind any block: in full, to be kept in no table (RFC 7541 §6.2.3)."""
+    return b"".join([b"\x10" + _string(name) + _string(value) for name, value in headers])
+
+
+def trace_literals(traceparent: bytes, binary: bytes) -> bytes:
+    """Return the ``literals`` of a trace context: 55 bytes of ``traceparent``, 39 of ``grpc-trace-bin``."""
+    return _TRACE % (traceparent, binary)
+
+
+def read_trace(tail: bytes) -> Headers | None:
+    """Return the fields of ``trace_literals``; ``None`` if it is something else."""
+    match = _is_trace(tail)
+    return None if match is None else [(b"traceparent", match[1]), (b"grpc-trace-bin", match[2])]
+
+
+def _string(text: bytes) -> bytes:
+    size = len(text)
+    if size < 0x7F:
+        return b"%c%b" % (size, text)
+    size -= 0x7F
+    number = b"\x7f"
+    while size >= 0x80:
+        number += b"%c" % (size & 0x7F | 0x80)
+        size >>= 7
+    return b"%b%c%b" % (number, size, text)
 
 
 class HeaderEncoder:
@@ -83,7 +131,7 @@ class HeaderEncoder:
     def __init__(self) -> None:
         self._encoder = Encoder()
         self._encode = self._encoder.encode
-        self._known: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
+        self._known: dict[Likely, bytes] = {}
 
     def resize(self, size: int) -> None:
         """Obey the peer's SETTINGS_HEADER_TABLE_SIZE; more than ``TABLE_SIZE`` is never used."""
@@ -100,23 +148,22 @@ class HeaderEncoder:
             self._known.clear()  # the table may change
         return self._encode(fields, False)
 
-    def encode_likely(self, headers: Headers) -> bytes:
-        """Return the block for ``headers`` that are likely to come again just so, as an RPC's answers do."""
-        key = tuple(headers)
-        block = self._known.get(key)
+    def encode_likely(self, head: Likely) -> bytes:
+        """Return the block of a head, which costs next to nothing once all of it is in the table."""
+        block = self._known.get(head)
         if block is None:
-            block = self._encode(flagged(headers), False)
+            block = self._encode(head.fields, False)
             if block.translate(None, _PLACES) or len(self._known) >= REPEATED_HEADS:
                 self._known.clear()
             else:
-                self._known[key] = block
+                self._known[head] = block
         return block
 
 
 class HeaderDecoder:
     """Unpacks header blocks of one connection."""
 
-    __slots__ = ("_decode", "_decoder", "_known", "_table_size", "_well_formed")
+    __slots__ = ("_decode", "_decoder", "_table_size", "_well_formed", "known")
 
     def __init__(self, hard_limit: int) -> None:
         self._decoder = Decoder(hard_limit)
@@ -124,7 +171,20 @@ class HeaderDecoder:
         self._table_size = self._decoder.header_table_size
         self._well_formed: dict[bytes, bool] = {}
         """Blocks that were looked at, and whether they leave the table as it is."""
-        self._known: dict[bytes, Repeated] = {}
+        self.known: dict[bytes, Repeated] = {}
+        """Blocks that were unpacked twice, leave the table as it is, and mean the same as long as it is so."""
+
+    def split(self, block: bytes) -> tuple[bytes, bytes]:
+        """Return a block without the trace context at its end (see ``trace_literals``), and that; empty without one.
+
+        Only of blocks that can be told apart without a look at the table: all else is one byte a field.
+        """
+        tail = block[-TRACE_BYTES:]
+        if tail.startswith(_TRACE_BEGINS) and _is_trace(tail):
+            rest = block[:-TRACE_BYTES]
+            if rest in self.known or not rest.translate(None, _PLACES):
+                return rest, tail
+        return block, b""
 
     def decode(self, block: bytes, *, strictly: bool = True) -> Fields:
         """Return name, value and a flag for each field.
@@ -138,7 +198,7 @@ class HeaderDecoder:
             BadBlock: The block is broken, or its table size update is not at its start (RFC 7541 §4.2).
             BlockTooLarge: It unpacks to more than the hard limit.
         """
-        known = self._known.get(block)
+        known = self.known.get(block)
         if known is not None:
             return known
         # Clients repeat themselves; what a block says may change with the tables, but not how it is put together.
@@ -169,10 +229,10 @@ class HeaderDecoder:
                 self._well_formed[block] = bool(leaves_table)
         if leaves_table is None:
             leaves_table = not block.translate(None, _PLACES)
-        if not leaves_table or len(self._known) >= REPEATED_HEADS:
-            self._known.clear()
+        if not leaves_table or len(self.known) >= REPEATED_HEADS:
+            self.known.clear()
         elif not is_new:  # what comes a second time
-            repeated = self._known[block] = Repeated(fields)  # type: ignore[arg-type]
+            repeated = self.known[block] = Repeated(fields)  # type: ignore[arg-type]
             return repeated
         return fields  # type: ignore[return-value]  # raw=True gives bytes
 

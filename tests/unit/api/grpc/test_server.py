@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support.rpc import GET_METADATA, INVOKE, call_rpc, error_info
@@ -368,3 +370,10 @@ async def test_a_failure_of_a_handler_is_explained_in_the_trailers() -> None:
         (b"tieline-hop", b"caller"),
         (b"tieline-hint", b"do it"),
     ]
+
+
+def test_what_one_api_found_out_about_a_head_is_nothing_to_its_successor() -> None:
+    """A reload may have closed the RPC, or changed the token that the head shows."""
+    connection: Any = None
+
+    assert not api(Ledger()).repeat(connection, connection, (api(Ledger()), object()), b"")

@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.http2 import GET, block, plain
-from tieline.wire.http2.hpack import NEVER_INDEXED, BadBlock, BlockTooLarge, HeaderDecoder, HeaderEncoder, flagged
+from tieline.wire.http2.hpack import (
+    NEVER_INDEXED,
+    TRACE_BYTES,
+    BadBlock,
+    BlockTooLarge,
+    HeaderDecoder,
+    HeaderEncoder,
+    Likely,
+    flagged,
+    literals,
+    read_trace,
+    trace_literals,
+)
 
 HARD = 262144
 CODE_BITS = REQUEST_CODES_LENGTH
@@ -134,3 +146,47 @@ def test_only_a_padding_of_ones_is_taken(text: bytes, in_name: bool) -> None:
             assert HeaderDecoder(HARD).decode(bytes(spoilt)) != sound  # it was the code of one more byte
         except BadBlock:
             pass
+
+
+NAME = st.from_regex(rb"[a-z-]{1,140}", fullmatch=True)
+
+
+@given(st.lists(st.tuples(NAME, st.binary(max_size=400)), max_size=4))
+def test_literals_follow_any_block_and_leave_the_tables_alone(headers: list[tuple[bytes, bytes]]) -> None:
+    encoder, ours, other = HeaderEncoder(), HeaderDecoder(1 << 20), hpack.Decoder()
+    head = flagged([(b"x-first", b"1")])
+
+    for _ in range(3):
+        block = encoder.encode(head) + literals(headers)
+        expected = [(b"x-first", b"1"), *headers]
+
+        assert [(name, value) for name, value, _ in ours.decode(block)] == expected
+        assert [(bytes(name), bytes(value)) for name, value in other.decode(block, raw=True)] == expected
+    assert len(other.header_table.dynamic_entries) == 1
+
+
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE_BIN = b"AAAK92UZFs1D3YRI6yEcgDGcAbetm3FpIDMxAgE"
+
+
+def test_a_trace_context_is_told_from_the_head_before_it_only_where_that_is_certain() -> None:
+    encoder, decoder = HeaderEncoder(), HeaderDecoder(1 << 20)
+    head = Likely(flagged([(b":status", b"200"), (b"x-a", b"1")]))
+    tail = trace_literals(TRACEPARENT, TRACE_BIN)
+    fresh, known = [encoder.encode_likely(head) + tail for _ in range(2)]
+
+    assert len(tail) == TRACE_BYTES
+    assert decoder.split(fresh) == (fresh, b"")  # x-a stands there in full
+    decoder.decode(fresh)
+    assert decoder.split(known) == (known[:-TRACE_BYTES], tail)
+    assert decoder.decode(known[:-TRACE_BYTES]) == head.fields
+    assert read_trace(tail) == [(b"traceparent", TRACEPARENT), (b"grpc-trace-bin", TRACE_BIN)]
+
+
+@pytest.mark.parametrize("place", range(TRACE_BYTES))
+def test_what_is_no_trace_context_stays_where_it_is(place: int) -> None:
+    tail = bytearray(trace_literals(TRACEPARENT, TRACE_BIN))
+    tail[place] = 0x0A
+    block = b"\x88" + tail
+
+    assert HeaderDecoder(1 << 20).split(block) == (block, b"")
