@@ -580,3 +580,34 @@ def test_whatever_arrives_first_is_survived(whole: bytes, client: bool) -> None:
     connection.receive(whole)
 
     assert len(read_frames(connection.take())) <= 4
+
+
+@st.composite
+def frames_of_two_streams(draw: st.DrawFn) -> bytes:
+    """Bodies in rows of frames of one size and of many."""
+    out = b""
+    for number in draw(st.lists(st.sampled_from([1, 3]), min_size=1, max_size=4)):
+        sizes = [draw(st.sampled_from([1, 7, 1000, 4000]))] * draw(st.integers(1, 40))
+        sizes += draw(st.lists(st.sampled_from([1, 1000, 4000, 16384]), max_size=3))
+        out += b"".join(data(number, bytes([place % 251 + 1]) * size) for place, size in enumerate(sizes))
+    return out
+
+
+@given(frames_of_two_streams(), st.data())
+def test_however_a_stream_of_frames_is_cut_the_same_bodies_come_out(stream: bytes, drawn: st.DataObject) -> None:
+    def bodies(pieces: list[bytes]) -> tuple[bytes, bytes]:
+        server = an_end(client=False, limits=Limits(stream_window=1 << 20, stream_window_max=1 << 20))
+        server.hear(headers(1, POST, end=False), headers(3, POST, end=False))
+        for piece in pieces:
+            server.hear(piece)
+        assert server.h2.fault is None
+        assert server.h2.unread == 0
+        return server.ledger.body(1), server.ledger.body(3)
+
+    cuts = sorted(drawn.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    expected = {
+        number: b"".join(one.payload for one in read_frames(stream) if one.stream == number) for number in (1, 3)
+    }
+
+    assert bodies(pieces) == bodies([stream]) == (expected[1], expected[3])

@@ -6,17 +6,12 @@ import struct
 from typing import Final
 
 from tieline.wire.grpc.messages import PREFIX
+from tieline.wire.http2.frames import are_alike
 
 _LENGTH: Final = struct.Struct(">xL").unpack_from
 
 MANY: Final = 8
 """So many messages at least are looked at together, whether they are of one length."""
-
-
-def _are_alike(data: bytes, at: int, step: int, count: int) -> bool:
-    """Say whether so many messages, one behind the other, are as long as the first."""
-    end = at + step * count
-    return all(data[at + place : end : step] == data[at + place : at + place + 1] * count for place in range(PREFIX))
 
 
 class MessageWalker:
@@ -65,7 +60,7 @@ class MessageWalker:
                 return int(length)
             step = PREFIX + length
             count = (size - at) // step
-            if count > MANY and _are_alike(data, at, step, count):
+            if count > MANY and are_alike(data, at, step, count, PREFIX):
                 at += step * count
             else:
                 at += step

@@ -36,6 +36,7 @@ from tieline.wire.http2.frames import (
     END_STREAM,
     GOAWAY,
     HEADER,
+    HEADER_SIZE,
     HEADERS,
     MAX_STREAM_ID,
     MAX_WINDOW,
@@ -51,6 +52,7 @@ from tieline.wire.http2.frames import (
     WINDOW_UPDATE,
     ErrorCode,
     Setting,
+    are_alike,
 )
 from tieline.wire.http2.hpack import (
     NEVER_INDEXED,
@@ -75,6 +77,10 @@ BOTH: Final = 3
 FAR_AWAY_S: Final = 0.002
 """A sender that waits so long for credit is a long way off, and gets a larger window."""
 _NOT_PLAIN: Final = END_HEADERS | PADDED | PRIORITY_FLAG
+SMALL_READ: Final = 8192
+"""What arrives behind the beginning of a frame is copied to it up to this size, and frame by frame above."""
+LONG_ROW: Final = 8
+"""So many frames at least are looked at together, whether they are of one kind and length."""
 MAX_PING_STRIKES: Final = 2
 """So many PINGs may come too early before the connection ends."""
 MAX_ENTRY: Final = 4096 + 32
@@ -213,7 +219,7 @@ class Connection:
         self.listener = listener
         self.client = client
         self.limits = limits
-        self.out: list[bytes] = []
+        self.out: list[bytes | memoryview] = []
         self.streams: dict[int, Stream] = {}
         self.fault: ConnectionFault | None = None
         self.peer_native = 0
@@ -424,9 +430,9 @@ class Connection:
         stream.send_window -= size
         self._send_window -= size
         self._held += size
-        number, out = stream.id, self.out
+        number, out, view = stream.id, self.out, memoryview(data)
         for at in range(0, size, step):
-            piece = data[at : at + step]
+            piece = view[at : at + step]
             length = len(piece)
             flags = END_STREAM if end and at + step >= size else 0
             out += (HEADER.pack(length >> 8, length & 255, DATA, flags, number), piece)
@@ -531,23 +537,35 @@ class Connection:
         self.out.append(frames.goaway(min(self._last_peer_id, self._refuse_above), fault.code, fault.text))
 
     def _receive(self, data: bytes) -> None:
-        if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
         position = 0
-        size = len(data)
+        buffer = self._buffer
+        if buffer:
+            self._buffer = b""
+            if len(data) <= SMALL_READ or len(buffer) < HEADER_SIZE or self._need_settings:
+                data = buffer + data
+            else:
+                # Only the frame that began before, lest all of a long piece be copied once more.
+                position = min(HEADER_SIZE + int.from_bytes(buffer[:3], "big") - len(buffer), len(data))
+                self._take_frames(buffer + data[:position], 0)
+                if self._buffer:
+                    return
         if self._need_preface:
             if not PREFACE.startswith(data[: len(PREFACE)]):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
-            if size < len(PREFACE):
+            if len(data) < len(PREFACE):
                 self._buffer = data
                 return
             position = len(PREFACE)
             self._need_preface = False
-        if self._need_settings and size - position >= 9:
+        if self._need_settings and len(data) - position >= HEADER_SIZE:
             if data[position + 3] != SETTINGS or data[position + 4] & ACK:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2: the first frame is no SETTINGS")
             self._need_settings = False
+        self._take_frames(data, position)
+
+    def _take_frames(self, data: bytes, position: int) -> None:
+        """Take the frames from a position on, and keep what is left of the last."""
+        size = len(data)
         unpack = HEADER.unpack_from
         while size - position >= 9 and self.fault is None:
             high, low, kind, flags, number = unpack(data, position)
@@ -582,9 +600,16 @@ class Connection:
 
         Many small messages come so, and what is done for each piece of a body costs more than the frames.
         """
-        pieces = [data[start:end]]
         header, tag = data[start - 9 : start], data[start - 6 : start]
-        size, step = len(data), end - start + 9
+        size, length = len(data), end - start
+        step = 9 + length
+        view = memoryview(data)
+        count = (size - start + 9) // step
+        if count >= LONG_ROW and are_alike(data, start - 9, step, count, HEADER_SIZE):
+            end += step * (count - 1)
+            pieces = [view[at : at + length] for at in range(start, end, step)]
+        else:
+            pieces = [view[start:end]]
         while True:
             if data[end : end + 9] == header:  # and just as long, which most are
                 start, end = end + 9, end + step
@@ -598,7 +623,7 @@ class Connection:
             if end > size:
                 end = start - 9
                 break
-            pieces.append(data[start:end])
+            pieces.append(view[start:end])
         self._on_data(number, 0, b"".join(pieces))
         return end
 

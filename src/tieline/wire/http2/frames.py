@@ -83,6 +83,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return HEADER.pack(size >> 8, size & 255, kind, flags, stream) + payload
 
 
+def are_alike(data: bytes, at: int, step: int, count: int, size: int) -> bool:
+    """Say whether so many things, each ``step`` bytes behind the last, begin with the same ``size`` bytes."""
+    end = at + step * count
+    return all(data[place:end:step].count(data[place]) == count for place in range(at, at + size))
+
+
 def settings(values: Mapping[int, int]) -> bytes:
     """Return a SETTINGS frame."""
     return frame(SETTINGS, 0, 0, b"".join(k.to_bytes(2, "big") + v.to_bytes(4, "big") for k, v in values.items()))
