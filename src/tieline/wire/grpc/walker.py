@@ -54,16 +54,19 @@ class MessageWalker:
             if length > limit:
                 return length
             at = wanted + length
+        look_at = 0
         while at + PREFIX <= size:
             (length,) = _LENGTH(data, at)
             if length > limit:
                 return int(length)
             step = PREFIX + length
-            count = (size - at) // step
-            if count > MANY and are_alike(data, at, step, count, PREFIX):
-                at += step * count
-            else:
-                at += step
+            if at >= look_at and (count := (size - at) // step) > MANY:
+                if are_alike(data, at, step, count, PREFIX):
+                    at += step * count
+                    continue
+                # One at a time for half of the rest: to look from each message to the end would cost a square.
+                look_at = at + (size - at) // 2
+            at += step
         if at < size:
             self._prefix = data[at:]
             self._left = 0
