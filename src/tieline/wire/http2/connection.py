@@ -249,6 +249,8 @@ class Connection:
         self._held = 0
         self._blocked: dict[int, Stream] = {}
         self._block: tuple[int, int, list[bytes], int] | None = None
+        self._look_at = 0
+        """From here on in what arrived, frames are looked at together again (see ``_on_row``)."""
         self._forgotten: dict[int, None] = {}
         self._forgotten_below = 0
         self._control = Budget(limits.control_burst, limits.control_rate, clock)
@@ -566,6 +568,7 @@ class Connection:
     def _take_frames(self, data: bytes, position: int) -> None:
         """Take the frames from a position on, and keep what is left of the last."""
         size = len(data)
+        self._look_at = 0
         unpack = HEADER.unpack_from
         while size - position >= 9 and self.fault is None:
             high, low, kind, flags, number = unpack(data, position)
@@ -605,11 +608,14 @@ class Connection:
         step = 9 + length
         view = memoryview(data)
         count = (size - start + 9) // step
-        if count >= LONG_ROW and are_alike(data, start - 9, step, count, HEADER_SIZE):
-            end += step * (count - 1)
-            pieces = [view[at : at + length] for at in range(start, end, step)]
-        else:
-            pieces = [view[start:end]]
+        pieces = [view[start:end]]
+        if count >= LONG_ROW and start >= self._look_at:
+            if are_alike(data, start - 9, step, count, HEADER_SIZE):
+                end += step * (count - 1)
+                pieces = [view[at : at + length] for at in range(start, end, step)]
+            else:
+                # Not again in half of the rest: to look from each short row to the end would cost a square.
+                self._look_at = start + (size - start) // 2
         while True:
             if data[end : end + 9] == header:  # and just as long, which most are
                 start, end = end + 9, end + step

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.http2 import GET, POST, End, Frame, an_end, data, exchange, headers, plain, read_frames
 from tieline.wire.http2 import ErrorCode, Limits, Stream, frames
+from tieline.wire.http2.frames import are_alike
 
 UPDATE = frames.window_update
 
@@ -258,6 +259,28 @@ def test_a_row_of_small_frames_is_one_piece_however_it_is_cut(cut: int) -> None:
     assert len(server.ledger.of("data")) <= 5
     assert server.ledger.of("data")[-1][2] is True
     assert server.h2.unread == 0
+
+
+def test_short_rows_of_two_streams_are_looked_at_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look from each of them to the end of what arrived kept the event loop busy for half a second."""
+    looked_at = 0
+
+    def counting(piece: bytes, at: int, step: int, count: int, size: int) -> bool:
+        nonlocal looked_at
+        looked_at += step * count
+        return are_alike(piece, at, step, count, size)
+
+    monkeypatch.setattr("tieline.wire.http2.connection.are_alike", counting)
+    server = an_end(client=False)
+    server.hear(headers(1, POST, end=False), headers(3, POST, end=False))
+    arrived = (data(1, b"x") * 2 + data(3, b"y")) * 1000
+
+    for _ in range(3):
+        server.hear(arrived)
+
+    assert server.ledger.body(1) == b"x" * 6000
+    assert server.ledger.body(3) == b"y" * 3000
+    assert looked_at <= 3 * 2 * len(arrived)
 
 
 def test_small_bodies_cost_no_window_updates() -> None:
