@@ -314,12 +314,6 @@ def safe_query(query: bytes) -> bytes:
     return _ENDS_A_LINE.sub(lambda match: b"%%%02X" % match[0][0], query)
 
 
-def app_path(method: bytes) -> bytes:
-    """Return the path under which an app is asked for a method: one leading slash, not doubled (H-35, H-36)."""
-    encoded = encode_path(method)
-    return encoded if encoded.startswith(b"/") else b"/" + encoded
-
-
 def check_percent(method: bytes, url_prefix: str, query: bytes = b"") -> str | None:
     """Tell why a method's literal percent sign cannot be sent on; ``None`` if it can (H-34).
 

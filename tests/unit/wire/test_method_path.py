@@ -11,7 +11,6 @@ from tieline.wire.method_path import (
     BadEscape,
     MethodMissing,
     Via,
-    app_path,
     app_verb,
     check,
     check_percent,
@@ -39,7 +38,7 @@ def dispatched(path: bytes, headers: Headers | None = None) -> bytes:
     method = clean(decode_path(sent))
     check(method)
     assert check_percent(method, "http://127.0.0.1:8080") is None
-    return app_path(method)
+    return b"/" + encode_path(method).removeprefix(b"/")
 
 
 # ── how a target is named ──
