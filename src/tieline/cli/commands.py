@@ -13,15 +13,9 @@ from typing import Final, NamedTuple
 import click
 
 from tieline import __version__
+from tieline.cli import BROKEN_PIPE, INTERRUPTED, USAGE_ERROR
 from tieline.cli.console import NotWritten, ReaderGone
-from tieline.cli.main import INTERRUPTED
 from tieline.cli.table import wrapped
-
-USAGE_ERROR: Final = 2
-BROKEN_PIPE: Final = 141
-"""Exit code when the reader of standard output is gone: 128 and the number of SIGPIPE, as shells have it."""
-COMPLETE_VARIABLE: Final = "_TIELINE_COMPLETE"
-"""By which a shell asks for completions."""
 
 
 class _Command(NamedTuple):
@@ -105,9 +99,7 @@ def main(argv: Sequence[str]) -> int:
             stream.reconfigure(errors="replace")
     output = sys.stdout
     try:
-        code = group.main(
-            list(argv) or ["--help"], prog_name="tieline", standalone_mode=False, complete_var=COMPLETE_VARIABLE
-        )
+        code = group.main(list(argv) or ["--help"], prog_name="tieline", standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
         return _reader_gone()

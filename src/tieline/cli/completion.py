@@ -10,12 +10,13 @@ from typing import Any, Final, get_args
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from tieline.cli.commands import COMPLETE_VARIABLE
 from tieline.cli.roster import members
 from tieline.config.settings import AppProtocol, InitEndpoint, LogLevel
 from tieline.errors import StartError
 
 SHELLS: Final = ("bash", "zsh", "fish")
+COMPLETE_VARIABLE: Final = "_TIELINE_COMPLETE"
+"""By which a shell asks for completions; click derives it from the program's name."""
 VERBS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 MAX_PROGRAMS: Final = 1000
 """Most programs offered for one word."""

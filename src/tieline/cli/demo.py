@@ -17,9 +17,9 @@ from typing import Final, NamedTuple, Self
 
 import click
 
+from tieline.cli import INTERRUPTED
 from tieline.cli.children import Child, Guard, describe
 from tieline.cli.console import Console
-from tieline.cli.main import INTERRUPTED
 from tieline.cli.ports import HeldPort
 from tieline.cli.supervise import POLL_S, SIDECAR_COMMAND
 from tieline.cli.wait import is_listening, probe_health

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Final
 
-INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C, as shells have it."""
+from tieline.cli import INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

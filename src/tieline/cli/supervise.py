@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from tieline.cli import INTERRUPTED
 from tieline.cli.api import BadToken, NotReached, ask, checked_token, token_of
 from tieline.cli.children import Child, Guard, describe, exit_code
 from tieline.cli.console import Console, relay
@@ -38,7 +39,6 @@ POLL_S: Final = 0.03
 METADATA_TIMEOUT_S: Final = 5.0
 """How long the sidecar may take to note one attribute."""
 STATUS_OF_FAILURE: Final = 1
-STATUS_OF_INTERRUPTION: Final = 130
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::"})
 
@@ -186,7 +186,7 @@ class _Run:
             return self._end(event)
         if event is _Event.SIGNAL:
             self._end(event)
-            return STATUS_OF_INTERRUPTION
+            return INTERRUPTED
         self._console.fail(f"The sidecar could not start ({self._how(self._sidecar)}); its last line above says why.")
         return STATUS_OF_FAILURE
 
