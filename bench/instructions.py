@@ -1,8 +1,11 @@
 """``python -m bench.instructions``: user instructions a call of our two sidecars, for steps too small for a clock.
 
+``--kind`` chooses the calls: by HTTP; ``rpc``, proxied unary RPCs; ``invoke``, ``InvokeService`` to a gRPC app;
+``stream``, a message of a proxied server stream.
+
 Counted by `perf stat` where the processor lets it, else by `valgrind --tool=callgrind`, which slows the sidecars some
-fifty times, sees nothing of the kernel, and repeats to a few in a thousand. One connection, so that how calls
-happen to bunch does not show.
+fifty times, sees nothing of the kernel, and repeats to a few in a thousand. One call at a time unless told otherwise,
+so that how calls happen to bunch does not show.
 """
 
 import argparse
@@ -14,21 +17,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import uvloop
 
 from bench.errors import BenchError
-from bench.load import ClosedLoop
+from bench.load import ClosedLoop, Work
 from bench.processes import House, Maker, Pair, add_ours, ours
+from bench.rpc_load import Rpcs, invocations, open_lanes
 
 # Python and all imports under valgrind take their time.
 START_TIMEOUT_S = 180.0
 CONTROL_TIMEOUT_S = 60
 PERF_ATTACH_S = 0.5
 PERF_EVENT = "instructions:u"
+KINDS = ("http", "rpc", "invoke", "stream")
+STREAM_MESSAGES = 1000
 
 
 class Counter(Protocol):
@@ -159,10 +165,24 @@ def choose(folder: Path) -> Counter:
     return Callgrind(folder)
 
 
-async def count(pair: Pair, counter: Counter, calls: int) -> dict[str, float]:
-    """Return instructions a call by role, after a warm-up of as many calls."""
+def work_of(kind: str, pair: Pair) -> Work:
+    """Return the calls of one of ``KINDS``."""
+    work = pair.work
+    if kind == "invoke":
+        return invocations(work.port, "callee")
+    if kind == "stream":
+        assert isinstance(work, Rpcs)
+        return replace(work, messages=STREAM_MESSAGES)
+    return work
+
+
+async def count(pair: Pair, counter: Counter, work: Work, calls: int, at_a_time: int) -> dict[str, float]:
+    """Return instructions by role, after a warm-up of as many calls: a call, or a message of those that have many."""
     load = ClosedLoop()
-    await load.open(pair.work, 1)
+    if isinstance(work, Rpcs):
+        load.use(await open_lanes(work, load, at_a_time))
+    else:
+        await load.open(work, at_a_time)
     try:
         await load.run(calls)
         counter.begin({"caller": pair.caller.pid, "callee": pair.callee.pid})
@@ -172,7 +192,8 @@ async def count(pair: Pair, counter: Counter, calls: int) -> dict[str, float]:
         load.close()
     if outcome.errors:
         raise BenchError(f"wrong answers: {dict(outcome.errors)}")
-    return {role: number / calls for role, number in counts.items()}
+    units = calls * (work.messages if isinstance(work, Rpcs) else 1)
+    return {role: number / units for role, number in counts.items()}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -183,11 +204,17 @@ def run(options: argparse.Namespace) -> None:
         counter = choose(folder)
         try:
             house.start_app()
-            pair = house.start_pair(counter.wrap(ours(options)))
-            counts = uvloop.run(count(pair, counter, options.calls))
+            maker = ours(options)
+            if options.kind == "http":
+                pair = house.start_pair(counter.wrap(maker))
+            else:
+                pair = house.start_rpc_pair(maker, counter.wrap)
+            work = work_of(options.kind, pair)
+            counts = uvloop.run(count(pair, counter, work, options.calls, options.at_a_time))
         finally:
             house.close()
-    print(f"user-space instructions a call, by {type(counter).__name__.lower()}")
+    unit = "message" if options.kind == "stream" else "call"
+    print(f"user-space instructions a {unit}, by {type(counter).__name__.lower()}")
     for role, number in {**counts, "pair": sum(counts.values())}.items():
         print(f"{role:8}{number:12,.0f}")
 
@@ -195,6 +222,8 @@ def run(options: argparse.Namespace) -> None:
 def main() -> int:
     """Run with the process's own arguments."""
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=__doc__)
+    parser.add_argument("--kind", choices=KINDS, default=KINDS[0])
+    parser.add_argument("--at-a-time", type=int, default=1, help="calls in progress, eight of gRPC on a connection")
     parser.add_argument("--calls", type=int, default=500, help="calls to count, after as many for warming up")
     add_ours(parser)
     try:

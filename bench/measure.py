@@ -22,7 +22,7 @@ from bench.errors import BenchError
 from bench.load import ClosedLoop, Messages, OpenLoop, Outcome, Schedule, Work, no_garbage_collection
 from bench.processes import ANSWER_BYTES, START_TIMEOUT_S, House, Maker, Pair, Process, get
 from bench.report import Budget, Row, median, percentile
-from bench.rpc_load import Rpcs, open_lanes
+from bench.rpc_load import Rpcs, invocations, open_lanes
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ QUIET_CPUS = 0.1
 
 WITHIN_ENVOY = Budget(1.2, of_envoy=True)
 MESSAGE_WITHIN_ENVOY = Budget(1.3, of_envoy=True)
+INVOKE_WITHIN_ENVOY = Budget(1.8, of_envoy=True)
 IDLE_MIB = Budget(45.0)
 GROWTH_MIB = Budget(16.0)
 START_S = Budget(0.3)
@@ -175,7 +176,7 @@ def websocket(bench: Bench) -> Measured:
 
 
 def grpc_proxy(bench: Bench) -> Measured:
-    """CPU of caller and callee for a fixed number of unary RPCs, 32, 4 and one at a time on one connection."""
+    """CPU of caller and callee for a fixed number of unary RPCs: 32 at a time on four connections, 4 and 1 on one."""
     pairs = [bench.house.rpc_pair(maker) for maker in bench.makers]
     rows: list[Row] = []
     raw: list[dict[str, Any]] = []
@@ -190,6 +191,22 @@ def grpc_proxy(bench: Bench) -> Measured:
         raw.append({"at_a_time": at_a_time, "rounds": rounds, "bystander_cpus": busy})
         rows += _pair_rows(f"proxied RPC, {at_a_time} at a time", "us/call", WITHIN_ENVOY, rounds, bystander_note(busy))
     return Measured(rows, raw)
+
+
+def grpc_invoke(bench: Bench) -> Measured:
+    """CPU of our pair a call by ``InvokeService``, which Envoy has not: beside it stands a call that Envoy proxies."""
+    pairs = [bench.house.rpc_pair(maker) for maker in bench.makers]
+    at_a_time = CONNECTIONS[0]
+    bench.say(f"grpc-invoke: {at_a_time} at a time")
+    bystanders = Bystanders(bench.house)
+    rounds = []
+    for _, pair in in_turn(pairs, bench.effort.cpu_rounds):
+        work = pair.work if pair.name == "envoy" else invocations(pair.work.port, "callee")
+        rounds.append(uvloop.run(_cpu_round(bench, pair, work, at_a_time)))
+    busy = bystanders.cpus()
+    label = f"InvokeService, {at_a_time} at a time"
+    rows = _pair_rows(label, "us/call", INVOKE_WITHIN_ENVOY, rounds, bystander_note(busy))
+    return Measured(rows, {"at_a_time": at_a_time, "rounds": rounds, "bystander_cpus": busy})
 
 
 def grpc_stream(bench: Bench) -> Measured:
@@ -578,6 +595,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Measured]] = {
     "cpu": cpu,
     "websocket": websocket,
     "grpc-proxy": grpc_proxy,
+    "grpc-invoke": grpc_invoke,
     "grpc-stream": grpc_stream,
     "latency": latency,
     "memory": memory,

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -259,11 +259,14 @@ class House:
             self.pairs[name] = self.start_rpc_pair(maker)
         return self.pairs[name]
 
-    def start_rpc_pair(self, maker: Maker) -> Pair:
-        """Start the app that speaks gRPC, a pair for it, and wait until a call gets its answer."""
+    def start_rpc_pair(self, maker: Maker, wrap: Callable[[Maker], Maker] = lambda maker: maker) -> Pair:
+        """Start the app that speaks gRPC, a pair for it, and wait until a call gets its answer.
+
+        ``wrap``: Returns how the sidecars are started, given how they would be.
+        """
         if not isinstance(maker, (Ours, Envoy)):
             raise BenchError(f"{maker.name} is measured without gRPC")
-        maker = replace(maker, rpc=True)
+        maker = wrap(replace(maker, rpc=True))
         if self.rpc_app is None:
             command = [sys.executable, str(Path(rpc_app.__file__)), str(self.rpc_app_port)]
             self.rpc_app = self.start("the gRPC app", command, self.run_dir, {})

@@ -1,8 +1,8 @@
 """The gRPC app behind the sidecars: so cheap that it is never what is measured.  Run as ``python rpc_app.py PORT``.
 
-Whatever the method: a message that begins with ``stream N `` is answered by N messages as long as itself, written only
-as fast as the windows and the socket take them; any other message comes back. It keeps no header tables: of a request
-only its message is looked at.
+Whatever the RPC: a message that begins with ``stream N `` is answered by N messages as long as itself, written only as
+fast as the windows and the socket take them; one that calls the method ``INVOKED``, as ``AppCallback`` has it, by
+``INVOCATION``; any other message comes back. It keeps no header tables: of a request only its message is looked at.
 """
 
 import asyncio
@@ -18,6 +18,24 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 PREFACE_BYTES = 24
 GREAT_WINDOW = (1 << 31) - 1
 STREAM_WORD = b"stream "
+
+INVOKED = b"bench-invoked"
+INVOKED_BYTES = 1024
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Return a field of a protobuf message, of bytes, text or a message, shorter than 16 KiB."""
+    size = len(content)
+    return bytes([number << 3 | 2, *([size] if size < 128 else [size & 127 | 128, size >> 7])]) + content
+
+
+CONTENT_TYPE = b"application/octet-stream"
+DATA_FIELD = field(2, b"d" * INVOKED_BYTES)
+INVOCATION = field(1, DATA_FIELD) + field(2, CONTENT_TYPE)
+"""An ``InvokeResponse``: data of ``INVOKED_BYTES`` and their type."""
+CALLS_INVOKED = field(1, INVOKED)
+"""How an ``InvokeRequest`` begins that calls it."""
+INVOCATION_ANSWER = b"\0" + len(INVOCATION).to_bytes(4, "big") + INVOCATION
 
 READ_BUFFER = memoryview(bytearray(256 << 10))
 
@@ -108,6 +126,8 @@ class RpcApp(asyncio.BufferedProtocol):
             self.rows[stream] = [int(body[5:40].split(b" ", 2)[1]), self.stream_window]
             self.message[stream] = frame(DATA, 0, stream, body)
             return
+        if body.startswith(CALLS_INVOKED, 5):
+            body = INVOCATION_ANSWER
         self.window -= len(body)
         self.out.append(frame(DATA, 0, stream, body))
         self.out.append(frame(HEADERS, END_HEADERS | END_STREAM, stream, TRAILERS))

@@ -1,4 +1,4 @@
-"""The load generator for gRPC: any number of calls at a time on one HTTP/2 connection.
+"""The load generator for gRPC: any number of calls at a time on some HTTP/2 connections.
 
 It looks at every answer: its length, and the ``grpc-status`` of its trailers, for which it keeps the server's header
 table as any client does.
@@ -13,17 +13,22 @@ from bench.errors import BenchError
 from bench.load import READ_BUFFER, Listener, Work
 from bench.rpc_app import (
     ACK,
+    CONTENT_TYPE,
     DATA,
+    DATA_FIELD,
     END_HEADERS,
     END_STREAM,
     GREAT_WINDOW,
     HEADER,
     HEADERS,
+    INVOCATION,
+    INVOKED,
     PING,
     RST_STREAM,
     SETTINGS,
     STREAM_WORD,
     WINDOW_UPDATE,
+    field,
     frame,
 )
 from tieline.wire.http2.hpack import HeaderDecoder, HeaderEncoder
@@ -31,23 +36,43 @@ from tieline.wire.http2.hpack import HeaderDecoder, HeaderEncoder
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CREDIT_BYTES = 1 << 20
 """So much is read before it is given back to the server."""
+LANES_A_CONNECTION = 8
+"""So many calls at a time share a connection."""
+INVOKE_PATH = "/dapr.proto.runtime.v1.Dapr/InvokeService"
+_POST = b"\x08\x03"
+"""An ``HTTPExtension``: the verb as a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rpcs(Work):
     """Calls of one message that comes back, or of one that ``messages`` come back for.
 
-    ``answer_bytes`` is the length of a message, ``path`` the method.
+    ``answer_bytes`` is the length of a message of the answer, ``path`` the method.
+
+    Attributes:
+        target: App that is named in the metadata; empty for none.
+        messages: How many come back.
+        message: What is sent; ``None`` for one that is as long as those that come back.
     """
 
     target: str
     messages: int = 1
+    message: bytes | None = None
 
     def request(self) -> bytes:
         """Return the message with its prefix."""
-        text = STREAM_WORD + b"%d " % self.messages if self.messages > 1 else b""
-        message = text.ljust(self.answer_bytes, b"m")
+        message = self.message
+        if message is None:
+            text = STREAM_WORD + b"%d " % self.messages if self.messages > 1 else b""
+            message = text.ljust(self.answer_bytes, b"m")
         return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def invocations(port: int, target: str) -> Rpcs:
+    """Return calls by ``InvokeService``, of the method that the app answers with data."""
+    call = field(1, INVOKED) + field(2, DATA_FIELD) + field(3, CONTENT_TYPE) + field(4, _POST)
+    request = field(1, target.encode()) + field(3, call)
+    return Rpcs(port=port, path=INVOKE_PATH, answer_bytes=len(INVOCATION), target="", message=request)
 
 
 class Lane:
@@ -73,7 +98,7 @@ class Wire(asyncio.BufferedProtocol):
     def __init__(self, work: Rpcs, listener: Listener) -> None:
         self.listener = listener
         self.body = work.request()
-        self.expected = len(self.body) * work.messages
+        self.expected = (5 + work.answer_bytes) * work.messages
         self.fields = [
             (b":method", b"POST", False),
             (b":scheme", b"http", False),
@@ -83,8 +108,9 @@ class Wire(asyncio.BufferedProtocol):
             (b"te", b"trailers", False),
             (b"grpc-accept-encoding", b"identity, deflate, gzip", False),
             (b"user-agent", b"bench", False),
-            (b"dapr-app-id", work.target.encode(), False),
         ]
+        if work.target:
+            self.fields.append((b"dapr-app-id", work.target.encode(), False))
         self.encoder = HeaderEncoder()
         self.decoder = HeaderDecoder(1 << 20)
         self.transport: asyncio.Transport
@@ -183,7 +209,13 @@ class Wire(asyncio.BufferedProtocol):
 
 
 async def open_lanes(work: Rpcs, listener: Listener, count: int) -> list[Lane]:
-    """Open one connection, and return so many lanes on it."""
+    """Return so many lanes, on as few connections as they may share, which they do evenly."""
+    connections = -(-count // LANES_A_CONNECTION)
+    wires = [await _open(work, listener) for _ in range(connections)]
+    return [Lane(wires[number % connections], listener) for number in range(count)]
+
+
+async def _open(work: Rpcs, listener: Listener) -> Wire:
     try:
         _, wire = await asyncio.get_running_loop().create_connection(
             lambda: Wire(work, listener), "127.0.0.1", work.port
@@ -191,4 +223,4 @@ async def open_lanes(work: Rpcs, listener: Listener, count: int) -> list[Lane]:
     except OSError as error:
         raise BenchError(f"no connection to 127.0.0.1:{work.port}: {error.strerror}") from error
     await asyncio.wait_for(wire.ready, 10.0)
-    return [Lane(wire, listener) for _ in range(count)]
+    return wire

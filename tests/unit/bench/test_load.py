@@ -9,6 +9,10 @@ import pytest
 from bench.app import App, render
 from bench.errors import BenchError
 from bench.load import ClosedLoop, Connection, OpenLoop, Schedule, Work, judge
+from bench.rpc_app import INVOCATION, RpcApp
+from bench.rpc_load import LANES_A_CONNECTION, Lane, Rpcs, invocations, open_lanes
+from tieline._generated.dapr.proto.common.v1.common_pb2 import InvokeResponse
+from tieline._generated.dapr.proto.runtime.v1.dapr_pb2 import InvokeServiceRequest
 
 MS = 1_000_000
 
@@ -143,3 +147,54 @@ def test_a_chunked_answer_is_complete_at_its_last_byte(cut: int) -> None:
     assert judge(data, 13) == (True, None)
     assert judge(data, 14) == (True, "wrong length: 13 bytes instead of 14")
     assert judge(data[:-cut], 13) == (False, None)
+
+
+# ── gRPC ──
+
+
+@pytest.fixture
+async def rpc_port() -> AsyncIterator[int]:
+    server = await asyncio.get_running_loop().create_server(RpcApp, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+async def rpcs(work: Rpcs, *, at_a_time: int, calls: int) -> tuple[ClosedLoop, list[Lane]]:
+    load = ClosedLoop()
+    lanes = await open_lanes(work, load, at_a_time)
+    load.use(lanes)
+    try:
+        await load.run(calls)
+    finally:
+        load.close()
+    return load, lanes
+
+
+async def test_calls_at_a_time_share_connections_evenly(rpc_port: int) -> None:
+    work = Rpcs(port=rpc_port, path="/bench.Echo/Call", answer_bytes=1024, target="callee")
+
+    load, lanes = await rpcs(work, at_a_time=32, calls=100)
+
+    shares = [sum(lane.wire is wire for lane in lanes) for wire in {lane.wire for lane in lanes}]
+    assert shares == [LANES_A_CONNECTION] * 4
+    assert load.outcome.right == 100
+
+
+async def test_an_rpc_with_another_answer_is_an_error(rpc_port: int) -> None:
+    work = Rpcs(port=rpc_port, path="/bench.Echo/Call", answer_bytes=1024, target="callee", message=b"m" * 1000)
+
+    load, _ = await rpcs(work, at_a_time=1, calls=3)
+
+    assert load.outcome.errors == {"1005 bytes instead of 1029": 3}
+
+
+def test_what_the_bench_sends_to_invoke_service_is_what_it_says() -> None:
+    """Both are written by hand, so that load generator and app are quick to start."""
+    request = InvokeServiceRequest.FromString(invocations(1, "callee").message or b"")
+    answer = InvokeResponse.FromString(INVOCATION)
+
+    assert (request.id, request.message.method) == ("callee", "bench-invoked")
+    assert request.message.http_extension.verb == request.message.http_extension.POST
+    assert len(request.message.data.value) == len(answer.data.value) == 1024
+    assert request.message.content_type == answer.content_type == "application/octet-stream"
+    assert InvokeServiceRequest.FromString(request.SerializeToString()) == request
