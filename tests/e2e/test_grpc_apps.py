@@ -279,6 +279,11 @@ async def test_a_grpc_client_is_told_that_the_app_is_away_as_if_the_app_had_said
         got = await mesh.grpc_client(sidecar).invoke("cart", "work")
         assert got.code is grpc.StatusCode.UNAVAILABLE
         assert "connection refused" in got.text
+        assert (values(got.trailers, "tieline-cause"), values(got.trailers, "tieline-hop")) == (
+            ["app-unreachable"],
+            ["app"],
+        )
+        assert "--app-port" in str(values(got.trailers, "tieline-hint"))
 
 
 @pytest.mark.rule("G-30")

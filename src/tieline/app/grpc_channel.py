@@ -32,7 +32,7 @@ from tieline.net.http2_client import Http2Client, StreamCut
 from tieline.net.http2_pool import Http2Pool
 from tieline.wire.grpc import status as statuses
 from tieline.wire.grpc.mapping import fields_to_metadata, metadata_to_metadata, own_metadata
-from tieline.wire.grpc.messages import ENCODINGS, BadMessages, MessageReader, frame
+from tieline.wire.grpc.messages import ENCODINGS, BadMessages, MessageReader, frame, why_unreadable
 from tieline.wire.grpc.metadata import may_be_sent
 from tieline.wire.grpc.timeout import render_timeout
 from tieline.wire.grpc.trace import trace_metadata, trace_of
@@ -56,6 +56,7 @@ REFUSED_PAUSE_S: Final = 0.005
 """then after twice this time, and twice as long each time."""
 
 _UNREACHABLE_HINT: Final = "start the app, or check --app-port, --app-channel-address and --app-protocol"
+_NO_GRPC_HINT: Final = "what answers at --app-port speaks no gRPC: check --app-port and --app-protocol"
 _SIZE_HINT: Final = "raise --max-body-size, which bounds each message"
 _NUMBERS: Final = {verb: number for number, verb in enumerate(VERBS) if verb}
 """Of the verbs in the HTTP extension."""
@@ -75,12 +76,16 @@ class Answer(NamedTuple):
     Attributes:
         headers, trailers: Metadata, without what gRPC keeps to itself.
         message: As it came; empty unless the RPC ended well.
+        broken: Why the status is not the app's: what it answered is none of gRPC's. ``None`` if it is.
+        hint: What to do then.
     """
 
     status: RpcStatus
     headers: Headers
     message: bytes = b""
     trailers: Headers | None = None
+    broken: Cause | None = None
+    hint: str = ""
 
 
 class GrpcChannel:
@@ -266,7 +271,8 @@ class GrpcChannel:
         if not _is_grpc(reply):
             reply.drop_body()
             content_type = next((value for name, value in headers if name == b"content-type"), b"")
-            return Answer(statuses.status_of_http(reply.status, content_type), [])
+            not_grpc = statuses.status_of_http(reply.status, content_type)
+            return Answer(not_grpc, [], broken=Cause.APP_BROKEN, hint=_NO_GRPC_HINT)
         encoding = next((value for name, value in headers if name == b"grpc-encoding"), b"")
         message: bytes | None = None
         try:
@@ -281,7 +287,7 @@ class GrpcChannel:
                         message = reader.next()
                 trailers = body.trailers
         except BadMessages as error:
-            return Answer(RpcStatus(error.code, error.text), own_metadata(headers))
+            return _unreadable(RpcStatus(error.code, error.text), own_metadata(headers))
         finally:
             if not isinstance(body, bytes):
                 body.abandon()
@@ -290,9 +296,11 @@ class GrpcChannel:
             trailers, headers = headers, []
         status = statuses.read_status(trailers or ())
         if status is None:
-            status = RpcStatus(GrpcCode.INTERNAL, "server closed the stream without sending trailers")
-        elif status.code == 0 and message is None:
-            status = RpcStatus(GrpcCode.INTERNAL, "the answer ended well, but has no message")
+            text = "server closed the stream without sending trailers"
+            return _unreadable(RpcStatus(GrpcCode.INTERNAL, text), own_metadata(headers))
+        if status.code == 0 and message is None:
+            text = "the answer ended well, but has no message"
+            return _unreadable(RpcStatus(GrpcCode.INTERNAL, text), own_metadata(headers))
         found = message if message is not None and status.code == 0 else b""
         return Answer(status, own_metadata(headers), found, own_metadata(trailers or []))
 
@@ -391,14 +399,16 @@ def _content_type(headers: Headers) -> str:
 def _reply(record: CallRecord, answer: Answer) -> Reply:
     """Return an answer as what goes back."""
     status = answer.status
+    if answer.broken is not None:
+        return _failed(record, status, answer.broken, answer.hint, answer.headers)
     record.rpc_code = status.code
     if status.code != 0:
         return RpcReply(status, answer.headers, b"", answer.trailers)
     messages = _messages()
     try:
         response = messages.response.FromString(answer.message)
-    except messages.broken:
-        text = "grpc: failed to unmarshal the received message: proto: cannot parse invalid wire-format data"
+    except messages.broken as error:
+        text = f"grpc: failed to unmarshal the received message: {why_unreadable(error)}"
         hint = "look into the app: its OnInvoke answers with another message than InvokeResponse"
         return _failed(record, RpcStatus(GrpcCode.INTERNAL, text), Cause.APP_BROKEN, hint)
     return RpcReply(
@@ -437,12 +447,19 @@ def _explained(error: TielineError) -> tuple[RpcStatus, Cause, str]:
     return RpcStatus(code, error.text), error.cause, error.hint
 
 
-def _failed(record: CallRecord, status: RpcStatus, cause: Cause, hint: str) -> RpcReply:
+def _unreadable(status: RpcStatus, headers: Headers) -> Answer:
+    """Return the answer in place of one that cannot be read."""
+    if status.code == GrpcCode.RESOURCE_EXHAUSTED:
+        return Answer(status, headers, broken=Cause.TOO_LARGE, hint=_SIZE_HINT)
+    return Answer(status, headers, broken=Cause.APP_BROKEN, hint="look into the app: its answer is broken")
+
+
+def _failed(record: CallRecord, status: RpcStatus, cause: Cause, hint: str, headers: Headers | None = None) -> RpcReply:
     """Return what a sidecar says in the app's place, and write into the record why."""
     record.rpc_code = status.code
     record.cause, record.hop, record.hint = cause, Hop.APP, hint
     record.detail = f"rpc error: code = {name_of(status.code)} desc = {status.message}"
-    return RpcReply(status, [])
+    return RpcReply(status, headers or [])
 
 
 def _timed_out(record: CallRecord) -> RpcReply:

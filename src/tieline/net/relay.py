@@ -33,7 +33,14 @@ from tieline.net.http2_client import Http2Client
 from tieline.net.tasks import spawn
 from tieline.wire.grpc.failure import explain_by, failure_fields
 from tieline.wire.grpc.messages import PREFIX
-from tieline.wire.grpc.status import CONTENT_TYPE, read_status, render_status, status_of_http, status_of_reset
+from tieline.wire.grpc.status import (
+    CONTENT_TYPE,
+    read_status,
+    render_status,
+    status_of_http,
+    status_of_reset,
+    why_malformed,
+)
 from tieline.wire.grpc.timeout import render_timeout
 from tieline.wire.grpc.walker import MessageWalker
 from tieline.wire.http2 import ErrorCode, Stream
@@ -418,6 +425,9 @@ class DownLane(Lane):
         if status != 200 or not content_type.startswith(CONTENT_TYPE):
             relay.fail_as(status_of_http(status, content_type), AppBroken("the answer is no gRPC"))
             return
+        if problem := why_malformed(passed):
+            self._refuse(problem)
+            return
         relay.heard = True
         if end:
             relay.note_status(passed)
@@ -455,7 +465,7 @@ class DownLane(Lane):
             near.forget()
             near.connection.h2.send_likely(stream, plan, end=False)
             relay.head_sent = True
-        elif self._held is not None or stream.pending is not None:
+        elif self._held is not None or stream.pending is not None or (self._walker is not None and self._breaks_off()):
             return False
         else:
             self.ended = True
@@ -472,9 +482,17 @@ class DownLane(Lane):
         if data:
             super().on_data(data, False)
         if self.relay is not None:
-            text = "server closed the stream without sending trailers"
-            self.relay.fail_as(RpcStatus(GrpcCode.INTERNAL, text), AppBroken(text))
+            self._refuse("server closed the stream without sending trailers")
         return True
+
+    def _breaks_off(self) -> bool:
+        """Whether the last message is there in part only."""
+        return self._walker is not None and not self._walker.between_messages
+
+    def _refuse(self, problem: str) -> None:
+        """End the call for what its answer is."""
+        assert self.relay is not None
+        self.relay.fail_as(RpcStatus(GrpcCode.INTERNAL, problem), AppBroken(problem))
 
     def on_trailers(self, headers: Headers) -> None:
         relay = self.relay
@@ -484,7 +502,14 @@ class DownLane(Lane):
                 if name.startswith(_OWN_PREFIX):
                     headers = [field for field in headers if not field[0].startswith(_OWN_PREFIX)]
                     break
+        problem = why_malformed(headers)
+        if problem:
+            self._refuse(problem)
+            return
         relay.note_status(headers)
+        if not relay.code and self._breaks_off():
+            self._refuse("unexpected EOF")
+            return
         known = self.connection.h2.repeated
         if known is not None and not relay.code:
             known.plan = Likely(flagged(headers))

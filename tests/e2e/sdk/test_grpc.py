@@ -29,9 +29,11 @@ INTEROP = (
     *("empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream"),
     *("timeout_on_sleeping_server", "cancel_after_begin", "cancel_after_first_response", "status_code_and_message"),
     *("special_status_message", "custom_metadata", "unimplemented_method", "unimplemented_service"),
-    *("rpc_soak", "channel_soak"),
+    *("rpc_soak", "channel_soak", "orca_per_rpc"),
 )
 """The cases of gRPC's interop client that take neither credentials nor load balancing."""
+LOAD_REPORTS = '--service_config_json={"loadBalancingConfig":[{"test_backend_metrics_load_balancer":{}}]}'
+"""Has the client read the binary trailers in which a server tells its load."""
 SOAK = ("--soak_iterations=20", "--soak_overall_timeout_seconds=10", "--soak_min_time_ms_between_rpcs=0")
 BROKEN = Answer(
     [], grpc.StatusCode.FAILED_PRECONDITION, "none left",
@@ -164,6 +166,7 @@ async def test_grpcs_interop_tests_pass_through_sidecars(way: str, go_sdk: Path,
         client = await asyncio.create_subprocess_exec(
             go_sdk / "client", f"--test_case={case}", "--server_host=127.0.0.1", f"--server_port={entry.grpc}",
             "--use_tls=false", "--additional_metadata=dapr-app-id:interop", *SOAK,
+            *([LOAD_REPORTS] if case.startswith("orca") else []),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             env=environment,
         )  # fmt: skip

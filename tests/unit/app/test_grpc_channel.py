@@ -435,33 +435,39 @@ DONE: Headers = [(b"grpc-status", b"0")]
 
 
 @pytest.mark.parametrize(
-    ("reply", "code", "text"),
+    ("reply", "code", "text", "cause"),
     [
-        (Reply(404, [(b"content-type", b"text/html")], b"<p>"), 12, "unexpected HTTP status code"),
-        (Reply(200, [(b"content-type", b"text/html")], b"<p>"), 2, "unexpected HTTP status code"),
-        (Reply(200, GRPC, b""), 13, "without sending trailers"),
-        (Reply(200, GRPC, frame(b"")), 13, "without sending trailers"),
-        (Reply(200, [*GRPC, (b"grpc-status", b"0")], b""), 13, "no message"),
-        (Reply(200, [*GRPC, (b"grpc-status", b"20"), (b"grpc-message", b"odd")], b""), 20, "odd"),
-        (Reply(200, GRPC, frame(b"\xff\xff"), DONE), 13, "failed to unmarshal"),
-        (Reply(200, GRPC, b"\x05", DONE), 13, "no message"),
-        (Reply(200, GRPC, b"\x05\0\0\0\0", DONE), 13, "unexpected payload format 5"),
-        (Reply(200, [*GRPC, (b"grpc-encoding", b"br")], frame(b""), DONE), 12, "br"),
-        (Reply(200, GRPC, frame(b"\x12\x01x") + frame(b"more"), DONE), 0, ""),
-        (Reply(200, [(b"content-type", b"application/grpc+proto")], frame(b"\x12\x01x"), DONE), 0, ""),
+        (Reply(404, [(b"content-type", b"text/html")], b"<p>"), 12, "unexpected HTTP status code", Cause.APP_BROKEN),
+        (Reply(200, [(b"content-type", b"text/html")], b"<p>"), 2, "unexpected HTTP status code", Cause.APP_BROKEN),
+        (Reply(200, GRPC, b""), 13, "without sending trailers", Cause.APP_BROKEN),
+        (Reply(200, GRPC, frame(b"")), 13, "without sending trailers", Cause.APP_BROKEN),
+        (Reply(200, [*GRPC, (b"grpc-status", b"0")], b""), 13, "no message", Cause.APP_BROKEN),
+        (Reply(200, [*GRPC, (b"grpc-status", b"20"), (b"grpc-message", b"odd")], b""), 20, "odd", None),
+        (Reply(200, GRPC, frame(b"\xff\xff"), DONE), 13, "failed to unmarshal", Cause.APP_BROKEN),
+        (Reply(200, GRPC, frame(b"\x12\x01\xff"), DONE), 13, "invalid UTF-8", Cause.APP_BROKEN),
+        (Reply(200, GRPC, b"\0\xff\xff\xff\xff", DONE), 8, "larger than max", Cause.TOO_LARGE),
+        (Reply(200, GRPC, b"\x05", DONE), 13, "no message", Cause.APP_BROKEN),
+        (Reply(200, GRPC, b"\x05\0\0\0\0", DONE), 13, "unexpected payload format 5", Cause.APP_BROKEN),
+        (Reply(200, [*GRPC, (b"grpc-encoding", b"br")], frame(b""), DONE), 12, "br", Cause.APP_BROKEN),
+        (Reply(200, GRPC, frame(b"\x12\x01x") + frame(b"more"), DONE), 0, "", None),
+        (Reply(200, [(b"content-type", b"application/grpc+proto")], frame(b"\x12\x01x"), DONE), 0, "", None),
     ],
 )
-async def test_an_answer_that_is_none_is_told_in_grpcs_words(reply: Reply, code: int, text: str) -> None:
+async def test_an_answer_that_is_none_is_told_in_grpcs_words(
+    reply: Reply, code: int, text: str, cause: Cause | None
+) -> None:
     async def answer(request: Request) -> Reply:
         return Reply(reply.status, reply.headers, Trailing(reply), None) if reply.trailers else reply
 
     listener = await a_server(answer)
     channel = channel_to(listener.port)
 
-    got = await outcome(channel, a_call())
+    call = a_call()
+    got = await outcome(channel, call)
 
     assert got.rpc_status.code == code
     assert text in got.rpc_status.message
+    assert call.record.cause is cause
     if code == 0:
         assert got.content_type == "x"
     await channel.aclose()

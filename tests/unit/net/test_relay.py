@@ -238,6 +238,63 @@ async def test_a_malformed_answer_ends_its_call_and_no_other(house: House, answe
     assert bytes(good.data) == message(b"fine")
 
 
+MALFORMED = {
+    "grpc-status": (b"one", 'malformed grpc-status: parsing "one": invalid syntax'),
+    "thing-bin": (b"QQ,Qg", "malformed thing-bin: illegal base64 data"),
+    "grpc-status-details-bin": (b"!", "malformed grpc-status-details-bin: illegal base64 data"),
+}
+
+
+@pytest.mark.rule("G-78")
+@pytest.mark.parametrize("name", MALFORMED)
+@pytest.mark.parametrize("where", ["head", "trailers", "all there is"])
+async def test_metadata_that_no_client_can_read_make_a_status(house: House, where: str, name: str) -> None:
+    value, text = MALFORMED[name]
+    broken = literal((name.encode(), value))
+    answers = {
+        "head": (HEAD + broken, TRAILERS),
+        "trailers": (HEAD, broken if name == "grpc-status" else TRAILERS + broken),
+        "all there is": (HEAD + (broken if name == "grpc-status" else TRAILERS + broken), b""),
+    }
+
+    def script(number: int, stream: int) -> bytes:
+        if number == 4:
+            return ok(stream, b"fine")
+        head, trailers = answers[where]
+        if not trailers:
+            return frame(HEADERS, END_HEADERS | END_STREAM, stream, head)
+        return frame(HEADERS, END_HEADERS, stream, head) + frame(HEADERS, END_HEADERS | END_STREAM, stream, trailers)
+
+    await house.open(script)
+
+    calls = [await house.call() for _ in range(4)]  # what comes again is known again
+
+    for call in calls[:3]:
+        said = dict(call.trailers or call.headers)
+        assert status(call) == ("13", text)
+        assert (said["tieline-cause"], said["tieline-hop"]) == ("app-broken", "app")
+        assert said.get(name) != value.decode()
+    assert status(calls[3])[0] == "0"
+
+
+@pytest.mark.rule("G-78")
+@pytest.mark.parametrize("half", [b"\0\0", message(b"message")[:-1], message(b"whole") + b"\0"])
+async def test_half_a_message_is_never_the_end_of_an_answer_that_is_well(house: House, half: bytes) -> None:
+    def script(number: int, stream: int) -> bytes:
+        data = frame(DATA, 0, stream, half if number == 4 else message(b"fine"))
+        whole = ok(stream)
+        at = len(whole) - len(TRAILERS) - 9
+        return whole[:at] + data + whole[at:]
+
+    await house.open(script)
+
+    calls = [await house.call() for _ in range(4)]  # trailers that come again are known again
+
+    assert [status(call)[0] for call in calls[:3]] == ["0"] * 3
+    assert status(calls[3]) == ("13", "unexpected EOF")
+    assert dict(calls[3].trailers)["tieline-cause"] == "app-broken"
+
+
 @pytest.mark.parametrize(
     "garbage", [b"\0\0\4\x07\0\0\0\0\0\0\0\0\0", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 64]
 )

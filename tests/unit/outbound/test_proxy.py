@@ -130,7 +130,8 @@ async def test_the_app_learns_from_the_sidecars_alone_who_calls(house: House) ->
     await house.open(app_token="of-the-app", drop_token=True)
     forged = (
         ("dapr-caller-app-id", "liar"), ("dapr-caller-namespace", "lies"), ("dapr-callee-app-id", "omega"),
-        ("tieline-hop", "app"), ("dapr-api-token", "secret"), ("x-a", "1"), ("x-a", "2"), ("thing-bin", b"\0\xff"),
+        ("tieline-hop", "app"), ("tieline-x-bin", b"x"), ("dapr-api-token", "secret"),
+        ("x-a", "1"), ("x-a", "2"), ("thing-bin", b"\0\xff"),
         ("dapr-stream", "true"), ("authorization", "B x"), ("x-empty", ""),
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from tieline.errors import GrpcCode
 from tieline.model import Headers, Request
 from tieline.wire.errors_text import quote
 from tieline.wire.grpc.mapping import RESERVED
-from tieline.wire.grpc.messages import BadMessages, MessageReader, only_message
+from tieline.wire.grpc.messages import BadMessages, MessageReader, only_message, why_unreadable
 from tieline.wire.grpc.metadata import is_binary
 from tieline.wire.grpc.timeout import BadTimeout, parse_timeout
 from tieline.wire.grpc.trace import TRACE_FIELDS
@@ -197,9 +197,4 @@ async def read_message(call: RpcCall, limit: int | None) -> bytes:
 
 def unreadable(error: Exception) -> BadMessages:
     """Return what a message that is no protobuf is answered (G-124), from the library's own error."""
-    reason = (
-        "string field contains invalid UTF-8"
-        if "UTF-8" in str(error)
-        else "proto: cannot parse invalid wire-format data"
-    )
-    return BadMessages(GrpcCode.INTERNAL, f"grpc: error unmarshalling request: {reason}")
+    return BadMessages(GrpcCode.INTERNAL, f"grpc: error unmarshalling request: {why_unreadable(error)}")

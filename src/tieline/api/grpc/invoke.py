@@ -17,6 +17,7 @@ from tieline.middleware.chain import Handler
 from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Headers, Invocation, Reply, Rpc, RpcReply, RpcStatus, Target
 from tieline.wire.grpc.codes import MAX_ERROR_MESSAGE, http_failure, reason_phrase
+from tieline.wire.grpc.failure import failure_fields
 from tieline.wire.grpc.mapping import fields_to_metadata, metadata_to_metadata
 from tieline.wire.grpc.trace import trace_metadata, trace_of
 from tieline.wire.grpc.verbs import name_of_verb
@@ -79,7 +80,7 @@ class InvokeService:
         try:
             reply = await self._outbound(self._invocation(rpc, request, record))
             if isinstance(reply, RpcReply):
-                return self._from_app(reply, rpc)
+                return self._from_app(reply, rpc, record)
             return await self._from_http(reply, rpc)
         except TielineError as error:
             if record.duration_s == 0.0:
@@ -130,13 +131,13 @@ class InvokeService:
         )
 
     # ── answers ────────────────────────────────────────────────────────────────────────────────────
-    def _from_app(self, reply: RpcReply, rpc: RpcCall) -> RpcAnswer:
-        """Pass on what a gRPC app answered (G-15, G-16)."""
+    def _from_app(self, reply: RpcReply, rpc: RpcCall, record: CallRecord) -> RpcAnswer:
+        """Pass on what a gRPC app answered, or a sidecar in its place (G-15, G-16)."""
         traced = _traced(reply, rpc, binary_first=True)
         headers = metadata_to_metadata(reply.headers, on_refused=_left_out) + traced
         trailers = metadata_to_metadata(reply.trailers or [], on_refused=_left_out) + traced
         if reply.rpc_status.code != GrpcCode.OK:
-            return ended(reply.rpc_status, headers, trailers)
+            return ended(reply.rpc_status, headers, trailers + failure_fields(record))
         assert isinstance(reply.body, bytes)
         return self._message(reply.body, reply.content_type, reply.type_url, headers, trailers)
 

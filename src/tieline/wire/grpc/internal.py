@@ -18,7 +18,7 @@ from tieline._generated.dapr.proto.internals.v1 import service_invocation_pb2 as
 from tieline.errors import GrpcCode
 from tieline.model import RpcStatus
 from tieline.wire.grpc.mapping import InternalMap
-from tieline.wire.grpc.messages import BadMessages
+from tieline.wire.grpc.messages import BadMessages, why_unreadable
 from tieline.wire.grpc.verbs import VERBS
 
 SERVICE: Final = b"/dapr.proto.internals.v1.ServiceInvocation/"
@@ -401,7 +401,4 @@ def read_message(kind: type[_M], raw: bytes, *, request: bool) -> _M:
         return kind.FromString(raw)
     except DecodeError as error:
         where = "error unmarshalling request" if request else "failed to unmarshal the received message"
-        what = "proto: cannot parse invalid wire-format data"
-        if "UTF-8" in str(error):
-            what = "string field contains invalid UTF-8"
-        raise BadMessages(GrpcCode.INTERNAL, f"grpc: {where}: {what}") from None
+        raise BadMessages(GrpcCode.INTERNAL, f"grpc: {where}: {why_unreadable(error)}") from None

@@ -28,6 +28,13 @@ class BadMessages(Exception):
         self.text = text
 
 
+def why_unreadable(error: Exception) -> str:
+    """Return what makes a message no protobuf, in the words that gRPC clients know, from the library's own error."""
+    if "UTF-8" in str(error):
+        return "string field contains invalid UTF-8"
+    return "proto: cannot parse invalid wire-format data"
+
+
 def frame(message: bytes) -> bytes:
     """Return a message with its prefix."""
     return b"\0%s%s" % (len(message).to_bytes(4, "big"), message)

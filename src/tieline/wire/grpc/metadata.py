@@ -21,6 +21,16 @@ def encode_binary(value: bytes) -> bytes:
     return binascii.b2a_base64(value, newline=False).rstrip(b"=")
 
 
+def is_base64(value: bytes) -> bool:
+    """Say whether a field holds one binary value, padded or not; a list joined by commas is none (G-125)."""
+    text = value.rstrip(b"=")
+    try:
+        binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
+    except ValueError:
+        return False
+    return True
+
+
 def decode_binary(value: bytes) -> list[bytes] | None:
     """Return the binary values that a field holds, padded or not, one or several joined by commas.
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from tieline.errors import GrpcCode
 from tieline.model import Headers, RpcStatus
-from tieline.wire.grpc.metadata import decode_binary, encode_binary
+from tieline.wire.errors_text import quote
+from tieline.wire.grpc.metadata import BINARY_SUFFIX, decode_binary, encode_binary, is_base64
 
 CONTENT_TYPE: Final = b"application/grpc"
 MAX_MESSAGE_BYTES: Final = 8192
@@ -17,6 +18,7 @@ MAX_MESSAGE_BYTES: Final = 8192
 # Nor may a value begin or end with a blank (RFC 9113 §8.2.1): some clients give up the connection.
 _UNPRINTABLE: Final = re.compile(rb"[^\x20-\x24\x26-\x7e]|\A\x20|\x20\Z")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_is_code: Final = re.compile(rb"0|[1-9][0-9]{0,8}").fullmatch
 _STATUS: Final = b"grpc-status"
 _MESSAGE: Final = b"grpc-message"
 _DETAILS: Final = b"grpc-status-details-bin"
@@ -71,6 +73,21 @@ def read_status(trailers: Sequence[tuple[bytes, bytes]]) -> RpcStatus | None:
         elif name == _DETAILS:
             details = (decode_binary(value) or [b""])[0]
     return None if code is None else RpcStatus(code, message, details)
+
+
+def why_malformed(fields: Sequence[tuple[bytes, bytes]]) -> str:
+    """Return what makes fields of an answer none of gRPC's, in the words that its clients know; empty if nothing does.
+
+    Some clients could read no later answer on their connection, whoever gave it: they remember the broken value under
+    its name.
+    """
+    for name, value in fields:
+        if name[-4:] == BINARY_SUFFIX:
+            if not is_base64(value):
+                return f"malformed {name.decode('latin-1')}: illegal base64 data"
+        elif name == _STATUS and not _is_code(value):
+            return f"malformed grpc-status: parsing {quote(value)}: invalid syntax"
+    return ""
 
 
 def without_status(trailers: Sequence[tuple[bytes, bytes]]) -> Headers:

@@ -16,6 +16,7 @@ from tieline.wire.grpc.status import (
     read_status,
     render_status,
     status_of_http,
+    why_malformed,
     without_status,
 )
 from tieline.wire.grpc.timeout import BadTimeout, parse_timeout, render_timeout
@@ -43,6 +44,14 @@ def test_metadata_beside_the_status_is_told_apart_from_it() -> None:
 @pytest.mark.parametrize("value", [b"", b"abc", b"-1", b"1" * 30])
 def test_a_code_that_is_no_number_is_unknown(value: bytes) -> None:
     assert read_status([(b"grpc-status", value)]) == RpcStatus(GrpcCode.UNKNOWN)
+
+
+@given(st.integers(0, 999_999_999), st.binary(), st.booleans())
+def test_a_status_and_a_binary_value_as_libraries_write_them_are_sound(code: int, value: bytes, padded: bool) -> None:
+    encoded = encode_binary(value)
+    fields = [(b"grpc-status", b"%d" % code), (b"x-bin", encoded + b"=" * (-len(encoded) % 4 * padded))]
+
+    assert why_malformed([*fields, (b"x", b"!!"), (b"bin", b"!!"), (b"", b"")]) == ""
 
 
 @given(st.binary())
