@@ -177,6 +177,41 @@ async def test_a_sweep_that_is_no_duration_stops_the_start(mesh: Mesh) -> None:
     assert 'DAPR_GRPC_MAX_CONN_IDLE is no duration: time: invalid duration "soon"' in sidecar.log()
 
 
+@pytest.mark.rule("G-36", "G-17")
+@pytest.mark.parametrize("code", [-1, -(2**31), 100, 199, 1000, 2**31 - 1])
+async def test_a_status_that_is_none_fails_its_call_and_no_other(mesh: Mesh, daprd: Daprd, code: int) -> None:
+    odd = pb.InternalInvokeResponseStream()
+    odd.CopyFrom(HELLO)
+    odd.response.status.code = code
+    missing = pb.InternalInvokeResponseStream()
+    missing.response.status.code = 5
+    daprd.script = Script(messages=[odd.SerializeToString()])
+    caller = caller_of(mesh)
+    client = mesh.grpc_client(caller)
+    text = f"failed to invoke, id: daprd, err: rpc error: code = Internal desc = the peer answered with status {code}"
+
+    by_http = await caller.call("daprd", "work")
+    by_rpc = await client.invoke("daprd", "work")
+    daprd.script = Script(messages=[missing.SerializeToString()])
+    after = await client.invoke("daprd", "work")
+
+    assert (by_http.status, by_http.header("tieline-cause")) == (500, "peer-protocol")
+    assert text in by_http.body.decode()
+    assert (by_rpc.code, by_rpc.text) == (grpc.StatusCode.INTERNAL, text)
+    assert after.code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.rule("G-17")
+async def test_an_answer_that_is_no_http_2_is_the_sidecars_fault_and_not_the_apps(mesh: Mesh, daprd: Daprd) -> None:
+    daprd.script = Script(messages=[HELLO.SerializeToString()], head=[("x-a", "a\r\nb: c")])
+
+    answer = await caller_of(mesh).call("daprd", "work")
+
+    assert answer.status == 500
+    assert b"malformed answer: PROTOCOL_ERROR" in answer.body
+    assert (answer.header("tieline-cause"), answer.header("tieline-hop")) == ("peer-protocol", "peer")
+
+
 # ── a daprd calls ──────────────────────────────────────────────────────────────────────────────────
 
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from tieline import __version__
 from tieline._generated.dapr.proto.internals.v1 import service_invocation_pb2 as pb
 from tieline.errors import (
+    AppBroken,
     GrpcCode,
     PeerFailed,
     PeerLost,
@@ -322,6 +323,8 @@ class _Rpc:
             return PeerProtocol(error.text, grpc_code=error.code) if error.text != "EOF" else _without_code("EOF")
         if isinstance(error, BrokenBody):
             return _without_code(error.text)
+        if isinstance(error, AppBroken):
+            return PeerProtocol(error.text)  # no app is at the other end
         if isinstance(error, StreamCut):
             error.grpc_code = status_of_reset(error.reset_code)
         elif isinstance(error, PeerLost) and self._begun:
@@ -413,6 +416,8 @@ def _make_reply(head: ResponseHead, internal: InternalMap, body: bytes, call: In
         PeerProtocol: Its status is none.
     """
     status = head.status
+    if status.code < 0:
+        raise PeerProtocol(f"the peer answered with status {status.code}")
     headers = from_internal(internal)
     message = head.message
     if _is_rpc(head, internal):
