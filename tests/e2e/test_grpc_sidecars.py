@@ -346,6 +346,7 @@ async def test_what_is_no_call_is_told_as_grpc_tells_it(callee: Sidecar, name: s
     after = await (await client.request("POST", STREAM, HEADERS, framed(asked("work", b"fine")), end=True)).whole()
 
     assert status_of(stream) == (code, text)
+    assert stream.header("tieline-cause") == ("too-large" if code == 8 else "bad-request")
     assert body_of(after) == b"fine"
     client.close()
 
@@ -367,6 +368,26 @@ async def test_what_is_no_rpc_is_refused(
     client = await H2Client.open(callee.internal)
 
     stream = await (await client.request("POST", STREAM, headers, framed(asked()), end=True)).whole()
+
+    assert (stream.status, status_of(stream)) == (status, (code, text))
+    client.close()
+
+
+@pytest.mark.rule("G-125")
+@pytest.mark.parametrize(
+    ("verb", "path", "status", "code", "text"),
+    [
+        ("POST", "/alone", 200, 12, 'malformed method name: "/alone"'),
+        ("GET", "/test.Echo/Unary", 405, 13, 'Received a HEADERS frame with :method "GET" which should be POST'),
+        ("GET", STREAM, 405, 13, 'Received a HEADERS frame with :method "GET" which should be POST'),
+    ],
+)
+async def test_what_is_no_method_is_refused(
+    callee: Sidecar, verb: str, path: str, status: int, code: int, text: str
+) -> None:
+    client = await H2Client.open(callee.internal)
+
+    stream = await (await client.request(verb, path, [*HEADERS, ("dapr-app-id", "callee")], framed(asked()))).whole()
 
     assert (stream.status, status_of(stream)) == (status, (code, text))
     client.close()

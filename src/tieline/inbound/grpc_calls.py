@@ -148,7 +148,7 @@ class GrpcCalls:
             except TimeoutError:
                 raise TimedOut from None
         except BadMessages as error:
-            return self._failed(record, BadRequest(error.text, grpc_code=error.code), request)
+            return self._failed(record, _unreadable(error), request)
         except TielineError as error:
             return self._failed(record, error, request)
 
@@ -312,6 +312,13 @@ class GrpcCalls:
 
 def _broken(text: str) -> TielineError:
     return RequestBroken(text)
+
+
+def _unreadable(error: BadMessages) -> TielineError:
+    if error.code == GrpcCode.RESOURCE_EXHAUSTED:
+        hint = "raise --max-body-size of the called app's sidecar, or send less in one message"
+        return TooLarge(error.text, hint=hint, grpc_code=error.code)
+    return BadRequest(error.text, grpc_code=error.code)
 
 
 def _never() -> TielineError:

@@ -90,6 +90,7 @@ class ProxiedCalls:
             request.verb != b"POST"
             or (request.native and _NATIVE in headers)
             or path.startswith(_INTERNALS)
+            or path.find(b"/", 1) < 0
             or (path.startswith(_REFLECTION) and not _names_an_app(request))
             or not (_PLAIN_TYPE in headers or _is_rpc(request))
         ):

@@ -14,6 +14,7 @@ from tieline.middleware.observe import Observe
 from tieline.model import CallRecord, Headers, Invocation, Reply, Request, RpcReply, RpcStatus, Target
 from tieline.net.http2_server import Handler as Server
 from tieline.wire.errors_text import explained
+from tieline.wire.errors_text import quote as quoted
 from tieline.wire.grpc.codes import render_status_body
 from tieline.wire.grpc.mapping import content_type_field, metadata_of_hop
 from tieline.wire.grpc.status import CONTENT_TYPE, is_grpc, render_status
@@ -151,6 +152,10 @@ class InboundServer:
             return refused
         request.drop_body()
         if is_grpc(content_type):
+            if (refused := _no_rpc(request, content_type)) is not None:
+                return refused
+            if path.find(b"/", 1) < 0:
+                return _ended(GrpcCode.UNIMPLEMENTED, f"malformed method name: {quoted(path)}")
             return _ended(GrpcCode.UNIMPLEMENTED, f"unknown service {path[1:].rpartition(b'/')[0].decode('latin-1')}")
         text = b"this port is for other sidecars; apps call the HTTP API port\n"
         return Reply(404, [(b"content-type", b"text/plain; charset=utf-8")], text)
