@@ -719,17 +719,20 @@ class Relay:
             self._again(PeerRefused("stream refused: the peer did not process the call"))
             return
         if local:
-            self.fail_as(RpcStatus(GrpcCode.INTERNAL, f"malformed answer: {code_name(code)}"), self.route.lost(""))
-            return
-        text = f"stream terminated by RST_STREAM with error code: {code_name(code)}"
-        status = RpcStatus(status_of_reset(code), text)
+            text = f"malformed answer: {code_name(code)}"
+            status = RpcStatus(GrpcCode.INTERNAL, text)
+        else:
+            text = f"stream terminated by RST_STREAM with error code: {code_name(code)}"
+            status = RpcStatus(status_of_reset(code), text)
         if (
             code == ErrorCode.CANCEL
             and self.deadline is not None
             and asyncio.get_running_loop().time() >= self.deadline
         ):
             status = RpcStatus(GrpcCode.DEADLINE_EXCEEDED, "context deadline exceeded")
-        self.fail_as(status, self.route.lost(text))
+        error = self.route.lost(text)
+        error.grpc_code = GrpcCode(status.code)
+        self.fail_as(status, error)
 
     def server_lost(self) -> None:
         """The connection to the server went."""

@@ -50,12 +50,12 @@ class World:
         """Take what both hold now for what they hold when nothing is wrong."""
         for sidecar in (self.callee, self.caller):
             self._before[sidecar] = (self._held(sidecar), await self._tasks(sidecar))
-        self.app.seen.clear()
+        self._forget()
 
-    async def _sidecar(self, app_id: str, app: App | None) -> Sidecar:
+    async def _sidecar(self, app_id: str, app: App | int | None, *flags: str) -> Sidecar:
         main = ("-m", "tests.support.counted", "sidecar")
         environ = {"TIELINE_TASKS": str(self._folder / f"tasks-{app_id}")}
-        return await self._mesh.sidecar(app_id, app, main=main, environ=environ)
+        return await self._mesh.sidecar(app_id, app, *flags, main=main, environ=environ)
 
     async def _answer(self, exchange: Exchange) -> None:
         await self.handler(exchange)
@@ -73,7 +73,18 @@ class World:
 
     def _held(self, sidecar: Sidecar) -> int:
         """Return its descriptors, less its connections to the app: it keeps idle ones for some seconds."""
-        return sidecar.descriptors() - (len(self.app._tasks) if sidecar is self.callee else 0)
+        return sidecar.descriptors() - (self._app_connections() if sidecar is self.callee else 0)
+
+    def _app_connections(self) -> int:
+        return len(self.app._tasks)
+
+    def _rest(self) -> None:
+        """Let the app do what is right again."""
+        self.handler = echo
+
+    def _forget(self) -> None:
+        """Forget what the app has seen."""
+        self.app.seen.clear()
 
     def entry(self, way: str) -> Sidecar:
         """Return the sidecar at whose API the app is called: its own, or another."""
@@ -86,7 +97,7 @@ class World:
 
     async def calm(self) -> None:
         """Check that both sidecars answer, hold no more than before, and have complained of nothing."""
-        self.handler = echo
+        self._rest()
         await self._call_both()
         for sidecar, before in self._before.items():
             now = before
@@ -103,7 +114,7 @@ class World:
                 raise AssertionError(text) from None
             log = sidecar.log()
             assert not [line for line in log.splitlines() if any(outcry in line for outcry in OUTCRIES)], log[-4000:]
-        self.app.seen.clear()
+        self._forget()
 
 
 async def echo(exchange: Exchange) -> None:
