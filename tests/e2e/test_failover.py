@@ -10,12 +10,33 @@ import sys
 
 import pytest
 
+from tests.support.app import App
 from tests.support.load import Ledger, Load, Outcome
-from tests.support.mesh import Mesh, until
+from tests.support.mesh import START_S, Mesh, Sidecar, until
 
 RATE = 200.0
 ROUNDS = int(os.environ.get("TIELINE_E2E_ROUNDS", "2"))
 """How often each thing is killed; more by hand."""
+WARM = (
+    "import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1});"
+    "import tieline.cli.sidecar, tieline.sidecar; from tieline.cli.main import main; print('warm', flush=True);"
+    "signal.sigwait({signal.SIGUSR1}); signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1}); sys.exit(main())"
+)
+"""A program that is a sidecar from SIGUSR1 on: it comes while calls are tried again, however busy the machine is."""
+
+
+async def warm(mesh: Mesh, app: App, *, port: int = 0, internal: int = 0) -> Sidecar:
+    """Return the process of a callee's sidecar that has only to be told to begin."""
+    made = await mesh.sidecar("callee", app, port=port, internal=internal, main=["-c", WARM, "sidecar"], wait=None)
+    await made.says("warm", START_S)
+    return made
+
+
+async def take_over(sidecar: Sidecar) -> Sidecar:
+    """Let a warm sidecar begin."""
+    sidecar.signal(signal.SIGUSR1)
+    await sidecar.healthy()
+    return sidecar
 
 
 def assert_nothing_ran_twice_or_was_made_up(outcome: Outcome, ledger: Ledger) -> None:
@@ -35,9 +56,10 @@ async def test_when_the_callees_sidecar_is_killed_gets_succeed_and_posts_never_r
     load = Load(caller, "callee", rate=RATE)
 
     for _ in range(ROUNDS):
+        following = await warm(mesh, app, port=callee.port, internal=callee.internal)
         await load.done(100)
         callee.kill()
-        callee = await mesh.sidecar("callee", app, port=callee.port, internal=callee.internal)
+        callee = await take_over(following)
         await load.done(300)
     outcome = await load.stop()
 
@@ -62,14 +84,14 @@ async def test_when_the_callees_sidecar_is_replaced_no_call_fails(mesh: Mesh, ne
     codes = []
     for _ in range(ROUNDS):
         await load.done(100)
-        old = callee
+        old, following = callee, await warm(mesh, app)
         if new_one == "before":
-            callee = await mesh.sidecar("callee", app)
+            callee = await take_over(following)
             await load.done(50)
             old.signal(signal.SIGTERM)
         else:
             old.signal(signal.SIGTERM)
-            callee = await mesh.sidecar("callee", app)
+            callee = await take_over(following)
         codes.append(await old.wait())
         await load.done(150)
     outcome = await load.stop()
