@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in order: lower-case name, value without surrounding blanks. Never pseudo-headers."""
@@ -200,6 +200,20 @@ class Rpc(NamedTuple):
     deadline: float | None
 
 
+class Shape:
+    """What many requests, or many calls, have in common.
+
+    Attributes:
+        made: What was made of one of them, for the next; ``None`` before. Of a request it belongs to its handler, of a
+            call to the end of its path.
+    """
+
+    __slots__ = ("made",)
+
+    def __init__(self) -> None:
+        self.made: Any = None
+
+
 class Invocation:
     """One call from an app to a method of another app, before its next hop.
 
@@ -218,10 +232,13 @@ class Invocation:
         protocol: ``b"websocket"`` if it is a handshake that may become a tunnel, whose bytes ``body`` then has; nothing
             of it is read before. Else ``b""``.
         rpc: ``None`` if an HTTP client made it.
+        shape: ``None``, or what all calls share that are like this one but for their body and for the last of their
+            headers, which is the ``traceparent``.
     """
 
     __slots__ = (
-        "body", "encoded", "headers", "length", "method", "protocol", "query", "record", "rpc", "target", "verb",
+        "body", "encoded", "headers", "length", "method", "protocol", "query", "record", "rpc", "shape", "target",
+        "verb",
     )  # fmt: skip
 
     def __init__(
@@ -237,6 +254,7 @@ class Invocation:
         record: CallRecord,
         protocol: bytes = b"",
         rpc: Rpc | None = None,
+        shape: Shape | None = None,
     ) -> None:
         self.target = target
         self.verb = verb
@@ -249,6 +267,7 @@ class Invocation:
         self.record = record
         self.protocol = protocol
         self.rpc = rpc
+        self.shape = shape
 
 
 class Reply:
@@ -352,9 +371,11 @@ class Request:
         authority: ``Host`` or ``:authority``.
         protocol: ``:protocol`` of an extended CONNECT, ``b"websocket"`` of a handshake in HTTP/1.1, else ``b""``.
         native: Highest version of the native form that the connection's peer speaks; 0 for others.
+        shape: What all requests share that came with the same head on the same connection; ``None`` for one that is the
+            first, or nothing special.
     """
 
-    __slots__ = ("authority", "body", "headers", "length", "native", "path", "protocol", "query", "verb")
+    __slots__ = ("authority", "body", "headers", "length", "native", "path", "protocol", "query", "shape", "verb")
 
     def __init__(
         self,
@@ -367,6 +388,7 @@ class Request:
         authority: bytes = b"",
         protocol: bytes = b"",
         native: int = 0,
+        shape: Shape | None = None,
     ) -> None:
         self.verb = verb
         self.path = path
@@ -377,6 +399,7 @@ class Request:
         self.authority = authority
         self.protocol = protocol
         self.native = native
+        self.shape = shape
 
     def drop_body(self) -> None:
         """Say that nobody will read the body, if it is a stream."""

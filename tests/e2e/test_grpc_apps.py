@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -267,6 +268,46 @@ async def test_a_grpc_client_gets_what_the_app_said_from_afar_and_from_its_own_s
         assert seen.values("thing-bin") == [b"\0\xff"]
         assert seen.values("dapr-caller-app-id") == [who]
         assert seen.time_left_s is None  # the caller's, which is kept for it
+
+
+@pytest.mark.rule("G-15", "G-24", "G-25", "G-33", "G-50", "G-117")
+async def test_calls_alike_but_for_their_data_are_told_apart(mesh: Mesh) -> None:
+    """Both sidecars remember what heads mean; what is each call's own must not be taken from another."""
+    app = await mesh.grpc_app()
+    caller, _ = await a_pair(mesh, app)
+    kinds: list[dict[str, Any]] = [
+        {"method": "work", "content_type": "text/x", "metadata": [("x-a", "1"), ("thing-bin", b"\0\xff")]},
+        {"method": "work", "content_type": "text/x", "metadata": [("x-a", "2")], "verb": None},
+        {"method": "other/work", "type_url": "type/y", "query": "a=b&c=%20"},
+    ]
+    order = [0] * 5 + [1] * 5 + [2] * 5 + [0, 1, 2] * 5
+    sizes = [0, 1, 127, 128, 1000, 2048, 2049, 9000]
+
+    async with mesh.grpc_client(caller) as client:
+        for number, which in enumerate(order):
+            kind = {**kinds[which]}
+            data = b"%d" % number + b"d" * sizes[number % len(sizes)]
+            outcome = await client.invoke("cart", kind.pop("method"), data, **kind, timeout=None)
+
+            answer = InvokeResponse.FromString(outcome.message)
+            assert answer.data.value == data
+            assert answer.content_type == kind.get("content_type", "")
+            assert answer.data.type_url == kind.get("type_url", "")
+            seen = app.seen[-1]
+            assert seen.invoked.method == kinds[which]["method"]
+            assert seen.invoked.data.value == data
+            assert seen.invoked.data.type_url == kind.get("type_url", "")
+            assert seen.invoked.HasField("http_extension") == (which != 1)
+            assert seen.invoked.http_extension.querystring == kind.get("query", "")
+            passed = [(name, value) for name, value in seen.metadata if name in ("x-a", "thing-bin")]
+            assert sorted(passed) == sorted(kind.get("metadata", []))
+            assert seen.values("dapr-caller-app-id") == ["caller"]
+            told = values(outcome.headers, "traceparent")
+            assert told == seen.values("traceparent")
+            assert len(told) == 1
+
+    traces = {str(one.values("traceparent")[0]).split("-")[1] for one in app.seen}
+    assert len(app.seen) == len(traces) == len(order)
 
 
 @pytest.mark.rule("H-83", "G-42", "G-16")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from tieline.model import Headers, Reply, Request, RpcStatus
+from tieline.model import Headers, Reply, Request, RpcStatus, Shape
 from tieline.wire.grpc.messages import frame, only_message
 from tieline.wire.grpc.status import read_status, without_status
 
@@ -43,11 +43,12 @@ async def call_rpc(
     verb: bytes = b"POST",
     content_type: bytes = b"application/grpc",
     body: bytes | None = None,
+    shape: Shape | None = None,
 ) -> Got:
     """Call a unary RPC; ``body`` stands for a framed message where that is given."""
     headers: Headers = [(b"content-type", content_type), (b"te", b"trailers"), *metadata]
     sent = body if body is not None else b"" if message is None else frame(message)
-    reply = await handle(Request(verb, path.encode(), None, headers, sent, None, b"localhost"))
+    reply = await handle(Request(verb, path.encode(), None, headers, sent, None, b"localhost", shape=shape))
     assert isinstance(reply.body, bytes)
     only_one = reply.trailers is None
     ends = reply.headers if only_one else reply.trailers

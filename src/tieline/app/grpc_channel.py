@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from copy import copy
 from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -26,20 +27,30 @@ from tieline.errors import (
     untrace,
 )
 from tieline.model import AnyBody, CallRecord, Cause, Headers, Hop, Invocation, Reply, RpcReply, RpcStatus
+from tieline.net.backpressure import BodyStream
 from tieline.net.client_tls import trusting_context
 from tieline.net.http2 import Upkeep
 from tieline.net.http2_client import Http2Client, StreamCut
 from tieline.net.http2_pool import Http2Pool
 from tieline.wire.grpc import status as statuses
 from tieline.wire.grpc.mapping import fields_to_metadata, metadata_to_metadata, own_metadata
-from tieline.wire.grpc.messages import ENCODINGS, BadMessages, MessageReader, frame, why_unreadable
+from tieline.wire.grpc.messages import (
+    ENCODINGS,
+    PREFIX,
+    BadMessages,
+    MessageReader,
+    frame,
+    is_one_message,
+    why_unreadable,
+)
 from tieline.wire.grpc.metadata import may_be_sent
+from tieline.wire.grpc.protobuf import field
 from tieline.wire.grpc.timeout import render_timeout
-from tieline.wire.grpc.trace import trace_metadata, trace_of
+from tieline.wire.grpc.trace import spell_trace_bin, trace_metadata, trace_of
 from tieline.wire.grpc.verbs import VERBS
 from tieline.wire.headers import IDENTITY
 from tieline.wire.http2.connection import request_fields
-from tieline.wire.http2.hpack import Fields
+from tieline.wire.http2.hpack import Fields, Likely, trace_literals
 
 if TYPE_CHECKING:
     from tieline._generated.dapr.proto.common.v1 import common_pb2
@@ -169,6 +180,16 @@ class GrpcChannel:
     async def _call(self, call: Invocation, identity: Headers) -> Reply:
         record = call.record
         limit = self._max_message
+        shape = call.shape
+        if shape is not None and isinstance(call.body, bytes):
+            made = shape.made
+            if type(made) is not _Made or made.channel is not self:
+                made = shape.made = self._make(call, identity)
+            message = made.message(call.body)
+            traceparent = call.headers[-1][1]
+            tail = trace_literals(traceparent, spell_trace_bin(traceparent))
+            if limit is None or len(message) <= limit:
+                return await self._send(record, made.head, tail, message)
         try:
             body = call.body if isinstance(call.body, bytes) else await _collect(call.body, limit)
         except _TooLong as error:
@@ -177,7 +198,11 @@ class GrpcChannel:
         if limit is not None and len(message) > limit:
             text = _TooLong(len(message), limit).text
             return _failed(record, RpcStatus(GrpcCode.RESOURCE_EXHAUSTED, text), Cause.TOO_LARGE, _SIZE_HINT)
-        metadata = self._metadata(call, identity)
+        head = self._fields(ON_INVOKE, self._metadata(call, identity))
+        return await self._send(record, head, b"", message)
+
+    async def _send(self, record: CallRecord, head: Fields | Likely, tail: bytes, message: bytes) -> Reply:
+        """Call ``OnInvoke`` when a slot is free."""
         slots = self._slots
         if slots is not None:
             waited_from = perf_counter()
@@ -185,7 +210,7 @@ class GrpcChannel:
             record.waited_s = perf_counter() - waited_from
         try:
             began = perf_counter()
-            answer = await self._unary(ON_INVOKE, metadata, message)
+            answer = await self._unary(head, tail, message)
         except TielineError as error:
             untrace(error)
             return _failed(record, *_explained(error))
@@ -194,6 +219,15 @@ class GrpcChannel:
                 slots.release()
         record.app_s = perf_counter() - began
         return _reply(record, answer)
+
+    def _fields(self, path: bytes, metadata: Headers) -> Fields:
+        return request_fields(b"POST", path, self._authority, _HEAD + metadata, scheme=self._scheme)
+
+    def _make(self, call: Invocation, identity: Headers) -> _Made:
+        """Return what calls of one shape have in common."""
+        alike = copy(call)
+        alike.headers = call.headers[:-1]
+        return _Made(self, Likely(self._fields(ON_INVOKE, self._metadata(alike, identity))), _request(alike, b""))
 
     def _metadata(self, call: Invocation, identity: Headers) -> Headers:
         """Return the metadata of a call (G-25, G-64), its trace by one context in all three fields (G-117)."""
@@ -219,7 +253,8 @@ class GrpcChannel:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await self._unary(HEALTH_CHECK, [(b"grpc-timeout", render_timeout(timeout_s))], b"")
+                timeout = (b"grpc-timeout", render_timeout(timeout_s))
+                answer = await self._unary(self._fields(HEALTH_CHECK, [timeout]), b"", b"")
         except TimeoutError:
             text = "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
             raise TielineError(text, cause=Cause.TIMEOUT, hop=Hop.APP, grpc_code=GrpcCode.DEADLINE_EXCEEDED) from None
@@ -230,19 +265,18 @@ class GrpcChannel:
             raise _probe_failed(answer.status)
         return 0
 
-    async def _unary(self, path: bytes, metadata: Headers, message: bytes) -> Answer:
-        """Make one RPC.
+    async def _unary(self, head: Fields | Likely, tail: bytes, message: bytes) -> Answer:
+        """Make one RPC; ``tail`` see ``Connection.send_request``.
 
         Raises:
             PeerUnreachable: No connection was to be had, or the app refused the call: it did not see it.
             PeerLost, AppBroken: The answer did not come to its end.
         """
-        fields = request_fields(b"POST", path, self._authority, _HEAD + metadata, scheme=self._scheme)
         data = frame(message)
         refusals = 0
         while True:
             try:
-                return await self._read(await self._ask(fields, data))
+                return await self._read(await self._ask(head, tail, data))
             except PeerRefused:
                 # Certainly not processed: the connection was about to close, or the app counts its streams late.
                 if refusals >= MAX_REFUSALS:
@@ -251,13 +285,13 @@ class GrpcChannel:
                     await asyncio.sleep(REFUSED_PAUSE_S * 2**refusals)
                 refusals += 1
 
-    async def _ask(self, fields: Fields, data: bytes) -> Reply:
+    async def _ask(self, head: Fields | Likely, tail: bytes, data: bytes) -> Reply:
         pool, place = self.pool, self._place
         connection: Http2Client | None = pool.ready(place)
         if connection is None:
             connection = await pool.connection(*place)
             await connection.wait_turn()
-        exchange = connection.begin_request(fields, data)
+        exchange = connection.begin_request(head, data, tail)
         try:
             return await exchange.answer
         except asyncio.CancelledError:
@@ -275,12 +309,18 @@ class GrpcChannel:
             return Answer(not_grpc, [], broken=Cause.APP_BROKEN, hint=_NO_GRPC_HINT)
         encoding = next((value for name, value in headers if name == b"grpc-encoding"), b"")
         message: bytes | None = None
+        whole = body.whole() if type(body) is BodyStream and not encoding else None
         try:
-            reader = MessageReader(self._max_message, encoding)
-            if isinstance(body, bytes):
+            if whole is not None and is_one_message(whole, self._max_message):
+                message = whole[PREFIX:]
+                assert not isinstance(body, bytes)
+                trailers = body.trailers
+            elif isinstance(body, bytes):
+                reader = MessageReader(self._max_message, encoding)
                 reader.feed(body)
                 message = reader.next()
             else:
+                reader = MessageReader(self._max_message, encoding)
                 while piece := await body.read():
                     if message is None:  # what follows the message is not looked at
                         reader.feed(piece)
@@ -310,6 +350,31 @@ class GrpcChannel:
 
 
 # ── messages ──
+
+
+class _Made:
+    """What calls of one shape to one app have in common.
+
+    Args:
+        channel: To the app.
+        head: Of the RPC.
+        empty: The message with data that are empty.
+    """
+
+    __slots__ = ("_before", "_type_url", "channel", "head")
+
+    def __init__(self, channel: GrpcChannel, head: Likely, empty: bytes) -> None:
+        self.channel = channel
+        self.head = head
+        message = _messages().request.FromString(empty)
+        self._type_url = field(1, message.data.type_url.encode()) if message.data.type_url else b""
+        # Fields stand in any order, and so the data last.
+        message.ClearField("data")
+        self._before = message.SerializeToString()
+
+    def message(self, data: bytes) -> bytes:
+        """Return the message with its data, which are there even if they are empty."""
+        return self._before + field(2, self._type_url + (field(2, data) if data else b""))
 
 
 class _TooLong(Exception):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
+
+from google.protobuf.message import DecodeError
 
 from tieline._generated.dapr.proto.internals.v1 import service_invocation_pb2 as pb
 from tieline.errors import (
@@ -36,6 +38,7 @@ from tieline.model import (
     Rpc,
     RpcReply,
     RpcStatus,
+    Shape,
     Target,
 )
 from tieline.net.backpressure import BodyStream, NoSource
@@ -50,10 +53,13 @@ from tieline.wire.grpc.internal import (
     Payloads,
     RequestHead,
     frame_stream,
+    map_of,
     metadata_of,
     read_message,
     read_said,
     response_head,
+    split_first,
+    split_trace,
 )
 from tieline.wire.grpc.mapping import (
     InternalMap,
@@ -64,12 +70,14 @@ from tieline.wire.grpc.mapping import (
     is_grpc_origin,
     metadata_to_internal,
 )
-from tieline.wire.grpc.messages import BadMessages, MessageReader, frame
+from tieline.wire.grpc.messages import PREFIX, BadMessages, MessageReader, frame, is_one_message
+from tieline.wire.grpc.protobuf import KNOWN_HEADS, MAX_KNOWN_HEAD, Memory
 from tieline.wire.grpc.status import CONTENT_TYPE, OK, render_status
 from tieline.wire.grpc.timeout import BadTimeout, parse_timeout
-from tieline.wire.grpc.trace import trace_of
+from tieline.wire.grpc.trace import TRACE_FIELDS, trace_of
 from tieline.wire.grpc.verbs import name_of_verb
 from tieline.wire.method_path import encode_escaped, encode_path, normalise_rpc, safe_query
+from tieline.wire.trace_context import is_traceparent
 
 ACTORS: Final = frozenset({SERVICE + name for name in (b"CallActor", b"CallActorReminder", b"CallActorStream")})
 NO_HEAD: Final = (
@@ -116,6 +124,8 @@ class GrpcCalls:
         self._limit = limit
         self._new_ids = new_ids
         self._methods: dict[tuple[str, bool], tuple[bytes, bytes]] = {}
+        self._known: Memory[_Known] = Memory()
+        self._heads: dict[_HeadKey, bytes] = {}
 
     async def __call__(self, request: Request) -> Reply:
         """Answer one RPC; see ``net.http2_server.Handler``."""
@@ -167,14 +177,26 @@ class GrpcCalls:
                 grpc_code=GrpcCode.INTERNAL,
             )
         streams = request.path == STREAM_PATH
-        reader = MessageReader(self._limit, _value(request.headers, b"grpc-encoding"))
+        encoding = _value(request.headers, b"grpc-encoding")
+        body = request.body
+        if streams and type(body) is bytes and not encoding and is_one_message(body, self._limit):
+            known = self._known_call(body[PREFIX:], record, deadline)
+            if known is not None:
+                reply = await self._serve(known)
+                answer = self._known_head(reply)
+                if answer is None:
+                    return _streamed(reply, False, deadline, record)
+                assert isinstance(reply.body, bytes)
+                return Reply(200, _HEAD, frame_stream(answer, reply.body, 0), _DONE)
+        reader = MessageReader(self._limit, encoding)
         message = await _first_message(reader, request.body)
         if not streams:
             head = read_message(pb.InternalInvokeRequest, message, request=True)
             if not head.HasField("message"):
                 raise BadRequest(NO_MESSAGE, grpc_code=GrpcCode.INVALID_ARGUMENT)
             internal = metadata_of(head, message, streamed=False)
-            call = self._invocation(head, internal, record, request.headers, deadline)
+            call = self._invocation(head, internal, record, deadline)
+            self._trace(call.headers, request.headers, record, is_grpc_origin(internal))
             request.drop_body()
             self._give_body(call, head.message.data.value)
             return await _unary(await self._serve(call), self._limit, record)
@@ -183,16 +205,82 @@ class GrpcCalls:
         if not head.metadata or not head.HasField("message"):
             raise BadRequest(NO_HEAD, grpc_code=GrpcCode.INVALID_ARGUMENT)
         internal = metadata_of(head, message, streamed=True)
-        call = self._invocation(head, internal, record, request.headers, deadline)
+        call = self._invocation(head, internal, record, deadline)
+        self._trace(call.headers, request.headers, record, is_grpc_origin(internal))
         await self._read_body(call, request.body, reader, first)
         wants_events = call.rpc is None and _asks_for_events(internal)
         return _streamed(await self._serve(call), wants_events, deadline, record)
 
     # ── what is asked ──────────────────────────────────────────────────────────────────────────────
+    def _known_call(self, message: bytes, record: CallRecord, deadline: float | None) -> Invocation | None:
+        """Return a gRPC client's call that came whole, in one message with a head that came before.
+
+        Returns ``None`` if the message is to be read.
+        """
+        split = split_first(message)
+        if split is None:
+            return None
+        head, traceparent = split_trace(split[0])
+        if not is_traceparent(traceparent) or not traceparent.startswith(b"00"):
+            return None
+        known = self._known.get(head)
+        if known is None:
+            if not self._known.wants(head):
+                return None
+            known = self._learn(head)
+            if known is None:
+                return None
+            self._known[head] = known
+        like, content_type, type_url, number, shape = known
+        data = split[1]
+        seen = like.record
+        record.caller = seen.caller
+        record.caller_namespace = seen.caller_namespace
+        record.verb = like.verb
+        record.method = like.method
+        record.trace_id = traceparent[3:35]
+        record.request_bytes = len(data)
+        headers = [*like.headers, (b"traceparent", traceparent)]
+        rpc = Rpc(number, content_type, type_url, deadline)
+        return Invocation(
+            self._target, like.verb, like.method, like.encoded, like.query, headers, data, len(data), record,
+            rpc=rpc, shape=shape,
+        )  # fmt: skip
+
+    def _known_head(self, reply: Reply) -> bytes | None:
+        """Return the head of a gRPC app's good answer, which many answers have; ``None`` for others."""
+        if not isinstance(reply, RpcReply) or reply.rpc_status != OK or not isinstance(reply.body, bytes):
+            return None
+        key = (tuple(reply.headers), tuple(reply.trailers or ()), reply.content_type, reply.type_url, bool(reply.body))
+        head = self._heads.get(key)
+        if head is None:
+            head = _head_of(reply, streams=True)
+            if len(head) <= MAX_KNOWN_HEAD:
+                if len(self._heads) >= KNOWN_HEADS:
+                    self._heads.clear()
+                self._heads[key] = head
+        return head
+
+    def _learn(self, raw: bytes) -> _Known | None:
+        """Return what a head says; ``None`` if it must be read each time, or is to be refused."""
+        try:
+            head = pb.InternalInvokeRequest.FromString(raw)
+            internal = map_of(head.metadata)
+            if not internal or not head.HasField("message") or not is_grpc_origin(internal):
+                return None
+            call = self._invocation(head, internal, CallRecord(), None)
+        except (DecodeError, TielineError) as error:
+            untrace(error)
+            return None
+        rpc = call.rpc
+        if rpc is None or any(name in TRACE_FIELDS for name, _ in call.headers):
+            return None
+        return _Known(call, rpc.content_type, rpc.type_url, rpc.verb, Shape())
+
     def _invocation(
-        self, head: RequestHead, internal: InternalMap, record: CallRecord, metadata: Headers, deadline: float | None
+        self, head: RequestHead, internal: InternalMap, record: CallRecord, deadline: float | None
     ) -> Invocation:
-        """Return the call, still without its body.
+        """Return the call, still without its body and perhaps without a trace.
 
         Raises:
             TielineError: It cannot be made, or is not meant for us.
@@ -220,7 +308,6 @@ class GrpcCalls:
             rpc = Rpc(said.verb, said.content_type, said.type_url, deadline)
         else:
             headers += content_type_field(said.content_type, said.type_url)
-        self._trace(headers, metadata, record, is_grpc)
         length = None if is_grpc else declared_length(internal)
         if length:
             record.request_bytes = length
@@ -308,6 +395,27 @@ class GrpcCalls:
         call.record.request_bytes = len(body)
         if call.rpc is not None or not body:
             call.length = len(body)  # else an HTTP client said whether it has one
+
+
+_Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
+_HeadKey: TypeAlias = tuple[_Fields, _Fields, str, str, bool]
+"""Metadata, trailers, content type, type of the data, and whether there are any."""
+
+
+class _Known(NamedTuple):
+    """What calls with one head have in common.
+
+    Attributes:
+        like: One of them, without its body and its trace.
+        content_type, type_url, number: Of ``Rpc``.
+        shape: Theirs.
+    """
+
+    like: Invocation
+    content_type: str
+    type_url: str
+    number: int | None
+    shape: Shape
 
 
 def _broken(text: str) -> TielineError:

@@ -131,6 +131,11 @@ class BodyStream:
         """Whether somebody may still read; False once it was abandoned or broke off."""
         return not self._abandoned and self._error is None
 
+    def whole(self) -> bytes | None:
+        """Return all of a body that has come in one piece, without reading it; ``None`` of any other."""
+        pieces = self._pieces
+        return pieces[0] if self._ended and len(pieces) == 1 and not self.touched and self._error is None else None
+
     async def read(self) -> bytes:
         """Return the next piece, at most ``MAX_CHUNK`` bytes; ``b""`` at the end.
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from tieline.errors import AppBroken, PeerLost, TielineError
 from tieline.model import AnyBody, Headers
-from tieline.net.backpressure import BodyStream, within
+from tieline.net.backpressure import BodyStream, ended, within
 from tieline.net.lookout import forget, watch
 from tieline.net.loop import WRITE_HIGH_WATER, Buffered
 from tieline.net.tunnel import Flow
@@ -376,9 +376,15 @@ class Http2Protocol(Buffered):
         if exchange.relays:
             exchange.on_trailers(headers)
             return
+        trailers = clean_trailers(headers)
         if exchange.body is None:
-            self.begin(exchange, exchange.begin_stream(self._max_body))
-        exchange.body.end(clean_trailers(headers))
+            # All of it is here: nothing has to be held back any more.
+            pieces, exchange.pieces = exchange.pieces, None
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.h2.consumed(stream, len(data))
+            self.begin(exchange, ended(data, self._max_body, trailers))
+        else:
+            exchange.body.end(trailers)
         self.end(exchange)
 
     def end(self, exchange: Any) -> None:

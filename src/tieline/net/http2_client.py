@@ -18,7 +18,7 @@ from tieline.net.tasks import spawn
 from tieline.net.tunnel import Flow, opened
 from tieline.wire.http2 import ErrorCode, Limits, Stream
 from tieline.wire.http2.frames import code_name
-from tieline.wire.http2.hpack import Fields, Repeated
+from tieline.wire.http2.hpack import Fields, Likely, Repeated
 from tieline.wire.websocket import without_handshake
 
 log = logging.getLogger("dapr.runtime")
@@ -182,7 +182,7 @@ class Http2Client(Http2Protocol):
                 waiter.set_exception(error)
 
     # ── requests ───────────────────────────────────────────────────────────────────────────────────
-    def begin_request(self, fields: Fields, body: AnyBody) -> ClientExchange:
+    def begin_request(self, fields: Fields | Likely, body: AnyBody, tail: bytes = b"") -> ClientExchange:
         """Send a request; ``h2.can_open`` must hold. Await ``answer`` of what is returned, or ``cancel`` it.
 
         The answer comes as soon as its head is there; its body is bytes when it came whole with the head, else a
@@ -191,10 +191,15 @@ class Http2Client(Http2Protocol):
 
         A body that is a ``Flow`` belongs to an extended CONNECT, whose 2xx opens a tunnel; one that says
         ``tieline-declined`` is an ordinary answer all the same.
+
+        ``tail``: See ``Connection.send_request``.
         """
         h2 = self.h2
         whole = body if isinstance(body, bytes) else None
-        stream = h2.send_request(fields, end=whole == b"")
+        if isinstance(fields, Likely):
+            stream = h2.send_likely_request(fields, tail, end=whole == b"")
+        else:
+            stream = h2.send_request(fields, end=whole == b"", tail=tail)
         exchange = stream.handler = ClientExchange(self, stream, self._loop.create_future())
         if whole is None:
             if isinstance(body, Flow):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from tieline.errors import Cancelled, TielineError, untrace
-from tieline.model import AnyBody, Cause, Hop, Opened, Reply, Request
+from tieline.model import AnyBody, Cause, Hop, Opened, Reply, Request, Shape
 from tieline.net.http2 import Exchange, Http2Protocol, Upkeep
 from tieline.net.tunnel import Flow, drain
 from tieline.wire.errors_text import explained
@@ -55,6 +55,14 @@ UNWANTED_WITHIN_S: Final = 1.0
 """How long that may take."""
 DRAIN_NOTICE_S: Final = 0.05
 """Between asking the peer to open no new streams and refusing those it opens all the same."""
+
+
+class _Untaken(NamedTuple):
+    """The plan for requests that a taker did not want: what one of them says."""
+
+    taker: Taker | None
+    like: Request
+    shape: Shape
 
 
 class ServerExchange(Exchange):
@@ -166,6 +174,9 @@ class Http2Server(Http2Protocol):
             request.native = native
         if self.taker is not None and self.taker.take(self, stream, request, end):
             return
+        repeated = self.h2.repeated
+        if repeated is not None and not end and request.verb == b"POST" and request.length is None:
+            repeated.plan = _Untaken(self.taker, request, Shape())
         if not native:
             # Between Tielines the fields are an HTTP/1.1 request's, line for line; from others they are HTTP/2's.
             request.headers = join_cookies(request.headers)
@@ -179,8 +190,20 @@ class Http2Server(Http2Protocol):
             self._fresh.append(exchange)
 
     def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
-        taker = self.taker
-        return taker is not None and taker.repeat(self, stream, known.plan, tail)
+        plan = known.plan
+        if type(plan) is not _Untaken:
+            return self.taker is not None and self.taker.repeat(self, stream, plan, tail)
+        if tail or plan.taker is not self.taker:
+            return False
+        like = plan.like
+        request = Request(
+            b"POST", like.path, like.query, like.headers.copy(), b"", None, like.authority, like.protocol, like.native,
+            plan.shape,
+        )  # fmt: skip
+        exchange = stream.handler = ServerExchange(self, stream, request)
+        exchange.pieces = []
+        self._fresh.append(exchange)
+        return True
 
     def _begin_handshake(self, exchange: ServerExchange, request: Request) -> None:
         """Begin the call that may become a tunnel; its body is what the client will send."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 from tieline import __version__
@@ -39,6 +39,8 @@ from tieline.wire.grpc.internal import (
     map_of,
     read_message,
     request_head,
+    split_first,
+    trace_entry,
 )
 from tieline.wire.grpc.mapping import (
     RESERVED,
@@ -50,11 +52,20 @@ from tieline.wire.grpc.mapping import (
     is_grpc_origin,
     metadata_to_internal,
 )
-from tieline.wire.grpc.messages import BadMessages, MessageReader, frame
-from tieline.wire.grpc.status import CONTENT_TYPE, is_grpc, read_status, status_of_http, status_of_reset
+from tieline.wire.grpc.messages import PREFIX, BadMessages, MessageReader, frame, is_one_message
+from tieline.wire.grpc.protobuf import KNOWN_HEADS, MAX_KNOWN_HEAD, Memory
+from tieline.wire.grpc.status import (
+    CONTENT_TYPE,
+    OK,
+    is_grpc,
+    read_status,
+    render_status,
+    status_of_http,
+    status_of_reset,
+)
 from tieline.wire.grpc.timeout import render_timeout
-from tieline.wire.grpc.trace import trace_metadata, trace_of
-from tieline.wire.http2.hpack import Fields
+from tieline.wire.grpc.trace import TRACE_FIELDS, trace_metadata, trace_of
+from tieline.wire.http2.hpack import Fields, Likely
 
 NO_HEAD: Final = "response does not contain the required fields in the leading chunk"
 _BODILESS: Final = frozenset([b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"])
@@ -65,6 +76,10 @@ _ANNOUNCED: Final = (
     (b"user-agent", f"tieline/{__version__}".encode(), False),
     (b"grpc-accept-encoding", b"identity, gzip", False),
 )
+TRACEPARENT_BYTES: Final = 55
+_PLAIN: Final[Headers] = [(b"content-type", CONTENT_TYPE)]
+_DONE: Final = render_status(OK)
+"""Head and trailers of an answer of Tieline's that is the app's, and good."""
 _PASSING: Final = frozenset({GrpcCode.UNAVAILABLE, GrpcCode.UNAUTHENTICATED})
 """With these a peer, or what stands before it, says that it may go better later (G-40)."""
 
@@ -80,6 +95,9 @@ class GrpcPeer:
     def __init__(self, *, added: Headers, limit: int | None) -> None:
         self._added = added
         self._limit = limit
+        self._heads: dict[_Key, bytes] = {}
+        self._places: dict[Endpoint, Likely] = {}
+        self._answers: Memory[_Answer] = Memory()
 
     async def call(self, connection: Http2Client, call: Invocation, endpoint: Endpoint) -> Reply:
         """Make a call, and once more as older sidecars know it if the peer knows no streams (G-39).
@@ -87,24 +105,65 @@ class GrpcPeer:
         Raises:
             PeerRefused, PeerLost, PeerProtocol, PeerFailed, TimedOut: See there.
         """
-        metadata, said = self._head(call)
-        head = request_head(metadata, said)
+        head = self._known_head(call)
+        if head is None:
+            head = request_head(*self._head(call))
         asked = call.body
         body: AnyBody = frame_stream(head, asked, 0) if isinstance(asked, bytes) else Outgoing(head, asked)
-        fields = self._fields(connection, call, endpoint, STREAM_PATH)
+        fields: Fields | Likely
+        if connection.h2.peer_native and (call.rpc is None or call.rpc.deadline is None):
+            fields = self._place(endpoint)
+        else:
+            fields = self._fields(connection, call, endpoint, STREAM_PATH)
         try:
-            return await _Rpc(connection, self._limit, call.record).stream(fields, body, call)
+            return await _Rpc(connection, self._limit, call.record, self._answers).stream(fields, body, call)
         except _Unimplemented:
             whole = await _again_whole(call, self._limit)
-        message = frame(request_head(metadata, said, whole))
+        message = frame(request_head(*self._head(call), whole))
         try:
-            return await _Rpc(connection, self._limit, call.record).unary(
+            return await _Rpc(connection, self._limit, call.record, self._answers).unary(
                 self._fields(connection, call, endpoint, UNARY_PATH), message, call
             )
         except _Unimplemented as error:
             raise PeerFailed(error.text, grpc_code=GrpcCode.UNIMPLEMENTED) from None
 
     # ── what is sent ───────────────────────────────────────────────────────────────────────────────
+    def _known_head(self, call: Invocation) -> bytes | None:
+        """Return the head of a gRPC client's call, most of which is that of calls before; ``None`` for others.
+
+        Its trace, which is new each time, stands at the end.
+        """
+        rpc = call.rpc
+        headers = call.headers
+        if rpc is None or not headers or headers[-1][0] != b"traceparent":
+            return None
+        traceparent = headers[-1][1]
+        if len(traceparent) != TRACEPARENT_BYTES or not traceparent.isascii():
+            return None
+        rest = tuple(headers[:-1])
+        key = (rest, call.target.app_id, call.method, call.query, rpc.verb, rpc.content_type, rpc.type_url)
+        head = self._heads.get(key)
+        if head is None:
+            if any(name in TRACE_FIELDS for name, _ in rest):
+                return None
+            metadata, said = self._head(call)
+            del metadata["traceparent"]
+            head = request_head(metadata, said)
+            if len(head) <= MAX_KNOWN_HEAD:
+                if len(self._heads) >= KNOWN_HEADS:
+                    self._heads.clear()
+                self._heads[key] = head
+        return head + trace_entry(traceparent)
+
+    def _place(self, endpoint: Endpoint) -> Likely:
+        """Return the fields of a call to another Tieline without a deadline: they are always the same."""
+        fields = self._places.get(endpoint)
+        if fields is None:
+            if len(self._places) >= KNOWN_HEADS:
+                self._places.clear()
+            fields = self._places[endpoint] = Likely(_plain_fields(endpoint, STREAM_PATH))
+        return fields
+
     def _head(self, call: Invocation) -> tuple[InternalMap, Said]:
         """Return the call as the head of a request (G-33), with what the caller's sidecar adds."""
         rpc = call.rpc
@@ -124,13 +183,7 @@ class GrpcPeer:
         return metadata, said
 
     def _fields(self, connection: Http2Client, call: Invocation, endpoint: Endpoint, path: bytes) -> Fields:
-        fields: Fields = [
-            (b":method", b"POST", False),
-            (b":scheme", b"http", False),
-            (b":path", path, False),
-            (b":authority", str(endpoint).encode(), False),
-            *_ANNOUNCED,
-        ]
+        fields = _plain_fields(endpoint, path)
         rpc = call.rpc
         if rpc is not None and rpc.deadline is not None:
             left = rpc.deadline - asyncio.get_running_loop().time()
@@ -141,6 +194,19 @@ class GrpcPeer:
             traceparent, _ = trace_of(call.headers, binary_first=rpc is not None)
             fields += [(name, value, True) for name, value in trace_metadata(traceparent)]
         return fields
+
+
+_Key: TypeAlias = tuple[tuple[tuple[bytes, bytes], ...], str, bytes, bytes, int | None, str, str]
+"""What the head of a call depends on, but for its trace."""
+
+
+class _Answer(NamedTuple):
+    """What a head says with which a gRPC app answered well."""
+
+    headers: Headers
+    trailers: Headers
+    content_type: str
+    type_url: str
 
 
 class _Unimplemented(Exception):
@@ -154,10 +220,11 @@ class _Unimplemented(Exception):
 class _Rpc:
     """One RPC to a peer."""
 
-    __slots__ = ("_alarm", "_begun", "_connection", "_limit", "_record", "_said")
+    __slots__ = ("_alarm", "_begun", "_connection", "_known", "_limit", "_record", "_said")
 
-    def __init__(self, connection: Http2Client, limit: int | None, record: CallRecord) -> None:
+    def __init__(self, connection: Http2Client, limit: int | None, record: CallRecord, known: Memory[_Answer]) -> None:
         self._connection = connection
+        self._known = known
         self._limit = limit
         self._record = record
         self._said: dict[bytes, bytes] = {}
@@ -166,9 +233,14 @@ class _Rpc:
         self._begun = False
         """Something of an answer has come."""
 
-    async def stream(self, fields: Fields, body: AnyBody, call: Invocation) -> Reply:
+    async def stream(self, fields: Fields | Likely, body: AnyBody, call: Invocation) -> Reply:
         """Call ``CallLocalStream``."""
-        source, reader = await self._begin(fields, body, call)
+        answer = await self._ask(fields, body, call)
+        known = self._known_answer(answer)
+        if known is not None:
+            self._silence()
+            return known
+        source, reader = self._begin(answer)
         try:
             raw = await self._first_message(source, reader)
             first = read_message(pb.InternalInvokeResponseStream, raw, request=False)
@@ -191,9 +263,37 @@ class _Rpc:
             raise self._explained(error) from None
         return reply
 
+    def _known_answer(self, answer: Reply) -> RpcReply | None:
+        """Return an answer that is one message, with a head that came before, and ended well.
+
+        Returns ``None``, and has read nothing, if it is any other.
+        """
+        source = answer.body
+        if type(source) is not BodyStream or answer.headers != _PLAIN or answer.status != 200:
+            return None
+        raw = source.whole()
+        if raw is None or source.trailers != _DONE or not is_one_message(raw, self._limit):
+            return None
+        split = split_first(raw[PREFIX:])
+        if split is None:
+            return None
+        head, data = split
+        known = self._known.get(head)
+        if known is None:
+            if not self._known.wants(head):
+                return None
+            known = _learn(head)
+            if known is None:
+                return None
+            self._known[head] = known
+        source.abandon()
+        self._record.rpc_code = 0
+        headers, ends, content_type, type_url = known
+        return RpcReply(OK, headers.copy(), data, ends.copy(), content_type=content_type, type_url=type_url)
+
     async def unary(self, fields: Fields, body: bytes, call: Invocation) -> Reply:
         """Call ``CallLocal``."""
-        source, reader = await self._begin(fields, body, call)
+        source, reader = self._begin(await self._ask(fields, body, call))
         try:
             raw = await self._first_message(source, reader)
             head = read_message(pb.InternalInvokeResponse, raw, request=False)
@@ -207,12 +307,11 @@ class _Rpc:
             self._drop(source)
             raise self._explained(error) from None
 
-    async def _begin(self, fields: Fields, body: AnyBody, call: Invocation) -> tuple[BodyStream, MessageReader]:
-        """Send the request, and return what comes back once its head is there and good.
+    async def _ask(self, fields: Fields | Likely, body: AnyBody, call: Invocation) -> Reply:
+        """Send the request, and return what comes back once its head is there.
 
         Raises:
             TielineError: The RPC failed before it brought anything.
-            _Unimplemented: The peer does not know the method.
         """
         connection = self._connection
         if not connection.h2.can_open:
@@ -222,7 +321,7 @@ class _Rpc:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_at(call.rpc.deadline, _expire, connection, exchange)
         try:
-            reply = await exchange.answer
+            return await exchange.answer
         except asyncio.CancelledError:
             self._silence()
             exchange.cancel()
@@ -230,6 +329,14 @@ class _Rpc:
         except TielineError as error:
             self._silence()
             raise self._explained(error) from None
+
+    def _begin(self, reply: Reply) -> tuple[BodyStream, MessageReader]:
+        """Return what comes back if its head is good.
+
+        Raises:
+            TielineError: The RPC failed before it brought anything.
+            _Unimplemented: The peer does not know the method.
+        """
         source = reply.body
         try:
             self._check_head(reply)
@@ -398,7 +505,33 @@ async def _again_whole(call: Invocation, limit: int | None) -> bytes:
     return await collect(body, limit, lambda: TooLarge("stream too large"))
 
 
+def _plain_fields(endpoint: Endpoint, path: bytes) -> Fields:
+    return [
+        (b":method", b"POST", False),
+        (b":scheme", b"http", False),
+        (b":path", path, False),
+        (b":authority", str(endpoint).encode(), False),
+        *_ANNOUNCED,
+    ]
+
+
 # ── what comes back ──
+
+
+def _learn(raw: bytes) -> _Answer | None:
+    """Return what a head says; ``None`` if it must be read each time."""
+    head = pb.InternalInvokeResponse.FromString(raw)
+    internal = map_of(head.headers)
+    status = head.status
+    if not head.HasField("status") or status.code or status.message or status.details or not _is_rpc(head, internal):
+        return None
+    return _Answer(
+        _metadata(internal), _metadata(map_of(head.trailers)), head.message.content_type, head.message.data.type_url
+    )
+
+
+def _metadata(internal: InternalMap) -> Headers:
+    return [field for field in from_internal(internal) if field[0] not in RESERVED]
 
 
 def _is_rpc(head: ResponseHead, headers: InternalMap) -> bool:
@@ -418,22 +551,22 @@ def _make_reply(head: ResponseHead, internal: InternalMap, body: bytes, call: In
     status = head.status
     if status.code < 0:
         raise PeerProtocol(f"the peer answered with status {status.code}")
-    headers = from_internal(internal)
     message = head.message
     if _is_rpc(head, internal):
         call.record.rpc_code = status.code
         details = status.SerializeToString() if status.details else b""
         return RpcReply(
             RpcStatus(status.code, status.message, details),
-            [field for field in headers if field[0] not in RESERVED],
+            _metadata(internal),
             body,
-            [field for field in from_internal(map_of(head.trailers)) if field[0] not in RESERVED],
+            _metadata(map_of(head.trailers)),
             content_type=message.content_type,
             type_url=message.data.type_url,
         )
     code = status.code or 200
     if not 200 <= code <= 999:
         raise PeerProtocol(f"the peer answered with status {code}")
+    headers = from_internal(internal)
     if head.HasField("message"):
         headers = [field for field in headers if field[0] != b"content-type"]
         headers += content_type_field(message.content_type, message.data.type_url)

@@ -86,6 +86,15 @@ class _RpcServer(NamedTuple):
     sent: Histogram | None
 
 
+class _AppRpc(NamedTuple):
+    """Children of one method and status towards a gRPC app."""
+
+    completed: Counter
+    latency: Histogram
+    sent: Histogram
+    received: Histogram
+
+
 class _Answered(NamedTuple):
     """Children of one peer and status, at the caller."""
 
@@ -136,6 +145,7 @@ class Metrics:
         self._server: dict[tuple[bytes, int, str], _Server] = {}
         self._client: dict[tuple[bytes, int, str], _Client] = {}
         self._rpcs: dict[tuple[bytes, int, bool], _RpcServer] = {}
+        self._apps: dict[tuple[str, int], _AppRpc] = {}
         self._sent: dict[tuple[str, bool], Counter] = {}
         self._answered: dict[tuple[str, int, bool], _Answered] = {}
         self._received: dict[str, Counter] = {}
@@ -346,11 +356,11 @@ class Metrics:
 
     def _count_app_rpc(self, method: str, code: int, seconds: float, sent: int, received: int) -> None:
         """Count an RPC to the own app; ``sent`` and ``received`` are the bytes of data in its messages."""
-        values = (self._app_id, method, name_of(code))
-        self._app_rpcs.child(*values).value += 1
-        self._app_rpc_latencies.child(*values).observe(int(seconds * 1000))
-        self._app_rpc_sent.child(self._app_id, method).observe(sent)
-        self._app_rpc_received.child(self._app_id, method).observe(received)
+        found = self._apps.get((method, code)) or self._add_app_rpc(method, code)
+        found.completed.value += 1
+        found.latency.observe(int(seconds * 1000))
+        found.sent.observe(sent)
+        found.received.observe(received)
 
     def _count_failure(self, record: CallRecord) -> None:
         direction = "inbound" if record.inbound else "outbound"
@@ -362,6 +372,16 @@ class Metrics:
         if self._excludes_verbs:
             return ""
         return verb.decode("ascii") if verb in _VERBS else "UNKNOWN"
+
+    def _add_app_rpc(self, method: str, code: int) -> _AppRpc:
+        values = (self._app_id, method, name_of(code))
+        made = _AppRpc(
+            self._app_rpcs.child(*values),
+            self._app_rpc_latencies.child(*values),
+            self._app_rpc_sent.child(self._app_id, method),
+            self._app_rpc_received.child(self._app_id, method),
+        )
+        return _keep(self._apps, (method, code), made)
 
     def _add_server(self, verb: bytes, status: int, path: str) -> _Server:
         values = (self._app_id, self._verb(verb), path, str(status))

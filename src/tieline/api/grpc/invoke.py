@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
 from tieline.api.grpc.answers import RpcAnswer, ended, invocation_failed, succeeded
@@ -19,6 +19,7 @@ from tieline.model import CallRecord, Headers, Invocation, Reply, Rpc, RpcReply,
 from tieline.wire.grpc.codes import MAX_ERROR_MESSAGE, http_failure, reason_phrase
 from tieline.wire.grpc.failure import failure_fields
 from tieline.wire.grpc.mapping import fields_to_metadata, metadata_to_metadata
+from tieline.wire.grpc.protobuf import Memory, field, split_invocation, varint
 from tieline.wire.grpc.trace import trace_metadata, trace_of
 from tieline.wire.grpc.verbs import name_of_verb
 from tieline.wire.headers import IDENTITY
@@ -31,6 +32,23 @@ _NO_VERB: Final = b"POST"
 NO_MESSAGE: Final = (
     "parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk"
 )
+
+
+class _Asked(NamedTuple):
+    """What a request asks for, but for its data.
+
+    ``shown`` is the verb as HTTP has it; ``verb``, ``content_type`` and ``type_url`` as in ``Rpc``, the rest as in
+    ``Invocation``.
+    """
+
+    target: Target
+    shown: bytes
+    method: bytes
+    encoded: bytes
+    query: bytes
+    verb: int | None
+    content_type: str
+    type_url: str
 
 
 class InvokeService:
@@ -59,6 +77,7 @@ class InvokeService:
         self._drop_token = drop_token
         self._is_external = is_external
         self._limit = limit
+        self._known: Memory[_Asked] = Memory()
 
     async def __call__(self, rpc: RpcCall, message: bytes) -> RpcAnswer:
         """Answer the RPC.
@@ -66,30 +85,38 @@ class InvokeService:
         Raises:
             BadMessages: The message is none.
         """
-        messages = _messages()
-        try:
-            request = messages.request.FromString(message)
-        except messages.error as error:
-            raise unreadable(error) from error
         record = CallRecord()
         record.started = rpc.began
         record.caller = self._app_id
         record.api_rpc = rpc.request.path
         if rpc.context is not None:
             record.trace_id = rpc.context.trace_id
+        addressed = ""
+        split = split_invocation(message)
+        asked = None if split is None else self._known.get(split[0])
         try:
-            reply = await self._outbound(self._invocation(rpc, request, record))
+            if asked is None or split is None:
+                request = _read(message)
+                addressed = request.id
+                asked = self._asked(request, record)
+                data = request.message.data.value
+                if split is not None and self._known.wants(split[0]):
+                    self._known[split[0]] = asked
+            else:
+                addressed = asked.target.addressed
+                data = split[1]
+            reply = await self._outbound(self._invocation(rpc, asked, data, record))
             if isinstance(reply, RpcReply):
                 return self._from_app(reply, rpc, record)
             return await self._from_http(reply, rpc)
         except TielineError as error:
             if record.duration_s == 0.0:
                 self._observe.failed(record, error)  # it never set out
-            answer = invocation_failed(error, request.id)
+            answer = invocation_failed(error, addressed)
             untrace(error)
             return answer
 
-    def _invocation(self, rpc: RpcCall, request: Any, record: CallRecord) -> Invocation:
+    def _asked(self, request: Any, record: CallRecord) -> _Asked:
         """Read who is meant and what is asked.
 
         Raises:
@@ -105,8 +132,17 @@ class InvokeService:
         if not request.HasField("message"):
             raise BadRequest(NO_MESSAGE, grpc_code=GrpcCode.INVALID_ARGUMENT)
         record.method = asked.method.encode()
-        method = record.method = normalise_rpc(record.method)
-        body = asked.data.value
+        method = normalise_rpc(record.method)
+        query = asked.http_extension.querystring.encode()
+        return _Asked(
+            target, shown, method, encode_escaped(method), query, verb, asked.content_type, asked.data.type_url
+        )
+
+    def _invocation(self, rpc: RpcCall, asked: _Asked, body: bytes, record: CallRecord) -> Invocation:
+        target, shown, method, encoded, query, verb, content_type, type_url = asked
+        record.target = target
+        record.verb = shown
+        record.method = method
         record.request_bytes = len(body)
         headers = rpc.headers
         carry_on(headers, rpc.context, rpc.noted)
@@ -118,17 +154,9 @@ class InvokeService:
                 # Outside the mesh they mean nothing, and so pass as they are (H-48).
                 headers += [(name, value) for name in IDENTITY for value in noted.get(name, ())]
         return Invocation(
-            target,
-            shown,
-            method,
-            encode_escaped(method),
-            asked.http_extension.querystring.encode(),
-            headers,
-            body,
-            len(body),
-            record,
-            rpc=Rpc(verb, asked.content_type, asked.data.type_url, rpc.deadline),
-        )
+            target, shown, method, encoded, query, headers, body, len(body), record,
+            rpc=Rpc(verb, content_type, type_url, rpc.deadline),
+        )  # fmt: skip
 
     # ── answers ────────────────────────────────────────────────────────────────────────────────────
     def _from_app(self, reply: RpcReply, rpc: RpcCall, record: CallRecord) -> RpcAnswer:
@@ -160,11 +188,10 @@ class InvokeService:
     def _message(
         self, body: bytes, content_type: str, type_url: str, headers: Headers, trailers: Headers | None
     ) -> RpcAnswer:
-        response = _messages().response(content_type=content_type)
-        response.data.value = body
+        data = b"\x12%b%b" % (varint(len(body)), body) if body else b""
         if type_url:
-            response.data.type_url = type_url
-        message = response.SerializeToString()
+            data = field(1, type_url.encode()) + data
+        message = b"\x0a%b%b%b" % (varint(len(data)), data, _type_field(content_type))
         if self._limit is not None and len(message) > self._limit:
             error = _too_large(len(message), self._limit)
             return ended(RpcStatus(GrpcCode.RESOURCE_EXHAUSTED, error.text), headers, explanation(error))
@@ -191,6 +218,11 @@ class InvokeService:
         finally:
             body.abandon()
         return b"".join(pieces)
+
+
+@lru_cache(maxsize=64)
+def _type_field(content_type: str) -> bytes:
+    return field(2, content_type.encode()) if content_type else b""
 
 
 def _left_out(name: bytes) -> None:
@@ -233,7 +265,6 @@ class _Messages(NamedTuple):
     """What protobuf is needed for, imported at the first call: it costs a tenth of a second."""
 
     request: Any
-    response: Any
     error: type[Exception]
 
 
@@ -241,7 +272,19 @@ class _Messages(NamedTuple):
 def _messages() -> _Messages:
     from google.protobuf.message import DecodeError
 
-    from tieline._generated.dapr.proto.common.v1.common_pb2 import InvokeResponse
     from tieline._generated.dapr.proto.runtime.v1.dapr_pb2 import InvokeServiceRequest
 
-    return _Messages(InvokeServiceRequest, InvokeResponse, DecodeError)
+    return _Messages(InvokeServiceRequest, DecodeError)
+
+
+def _read(message: bytes) -> Any:
+    """Return the request that a message is.
+
+    Raises:
+        BadMessages: It is none.
+    """
+    messages = _messages()
+    try:
+        return messages.request.FromString(message)
+    except messages.error as error:
+        raise unreadable(error) from error

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from tieline.api.grpc import tracing
 from tieline.api.grpc.answers import NOT_BUILT, RpcAnswer, failed, failed_by, no_rpc, refused
@@ -19,7 +19,7 @@ from tieline.api.grpc.conversation import Conversation
 from tieline.api.http.tracing import Tracer
 from tieline.config.api_lists import GrpcLists
 from tieline.errors import GrpcCode, TielineError, TimedOut, untrace
-from tieline.model import Cause, Reply, Request
+from tieline.model import Cause, Headers, Reply, Request
 from tieline.net.http2_server import Http2Server
 from tieline.telemetry.api_log import GrpcApiLog
 from tieline.wire.baggage import BadBaggage
@@ -86,6 +86,21 @@ class Proxy(Protocol):
         """Take over one with a head that is known."""
 
 
+class _LetIn(NamedTuple):
+    """What is known of RPCs with one head, none of which has a deadline.
+
+    Attributes:
+        by: Who let them in.
+        headers, noted: See ``survey``.
+        typed: The content type of their answers.
+    """
+
+    by: GrpcApi
+    headers: Headers
+    noted: Noted | None
+    typed: tuple[bytes, bytes] | None
+
+
 class GrpcApi:
     """Answers every request on the port of the gRPC API, by ``handle``, but for what ``take`` gives to the proxy.
 
@@ -125,18 +140,26 @@ class GrpcApi:
     async def handle(self, request: Request) -> Reply:
         """Answer one request; see ``net.http2_server.Handler``."""
         began = perf_counter()
-        try:
-            headers, content_type, noted = survey(request.headers)
-            deadline = deadline_of(noted)
-        except BadMetadata as error:
-            return _dropped(request, no_rpc(400, GrpcCode.INTERNAL, str(error)))
-        typed = self._types[content_type] if content_type in self._types else self._type(content_type)
-        refusal = _no_rpc(request, content_type, typed)
-        if refusal is not None:
-            return _dropped(request, refusal)
-        path = request.path
+        shape = request.shape
+        known = None if shape is None else shape.made
+        if type(known) is _LetIn and known.by is self:
+            _, kept, noted, typed = known
+            headers = kept.copy()
+            deadline = refusal = None
+        else:
+            try:
+                headers, content_type, noted = survey(request.headers)
+                deadline = deadline_of(noted)
+            except BadMetadata as error:
+                return _dropped(request, no_rpc(400, GrpcCode.INTERNAL, str(error)))
+            typed = self._types[content_type] if content_type in self._types else self._type(content_type)
+            refusal = _no_rpc(request, content_type, typed)
+            if refusal is not None:
+                return _dropped(request, refusal)
+            refusal = self._refuse(request.path, noted) if deadline != 0.0 else failed_by(TimedOut())
+            if refusal is None and shape is not None and deadline is None:
+                shape.made = _LetIn(self, headers.copy(), noted, typed)
         context = baggage = None
-        refusal = self._refuse(path, noted) if deadline != 0.0 else failed_by(TimedOut())
         if refusal is None and self._tracer.enabled:
             try:
                 context, baggage = tracing.begin(self._tracer, noted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tieline.api.http.tracing import Tracer
 from tieline.model import Headers
-from tieline.wire.grpc.trace import TRACE_BIN, TRACE_FIELDS, render_trace_bin, trace_metadata, trace_of
+from tieline.wire.grpc.trace import TRACE_BIN, TRACE_FIELDS, render_trace_bin, spell_trace_bin, trace_metadata, trace_of
 from tieline.wire.headers import Noted
 from tieline.wire.trace_context import Context
 
@@ -40,7 +40,10 @@ def carry_on(headers: Headers, context: Context | None, noted: Noted | None) -> 
 
 def told(context: Context) -> Headers:
     """Return the metadata that tell a client what an RPC's trace was (G-117)."""
-    return trace_metadata(context.traceparent, context.tracestate)
+    traceparent, tracestate = context.traceparent, context.tracestate
+    if tracestate:
+        return trace_metadata(traceparent, tracestate)
+    return [(b"traceparent", traceparent), (TRACE_BIN, spell_trace_bin(traceparent))]
 
 
 def told_in_binary(context: Context) -> tuple[bytes, bytes]:

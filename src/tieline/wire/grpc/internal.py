@@ -19,6 +19,7 @@ from tieline.errors import GrpcCode
 from tieline.model import RpcStatus
 from tieline.wire.grpc.mapping import InternalMap
 from tieline.wire.grpc.messages import BadMessages, why_unreadable
+from tieline.wire.grpc.protobuf import Odd, long_number, varint
 from tieline.wire.grpc.verbs import VERBS
 
 SERVICE: Final = b"/dapr.proto.internals.v1.ServiceInvocation/"
@@ -42,6 +43,11 @@ _TRAILERS: Final = b"\x1a"
 _HEAD: Final = b"\x0a"  # field 1, a message or bytes
 _PAYLOAD: Final = b"\x12"  # field 2
 _SEQ: Final = b"\x10"  # field 2, a number
+
+TRACE_BYTES: Final = 74
+"""Length of the entry of a trace context."""
+_TRACE_ENTRY: Final = b"\x12\x48\x0a\x0btraceparent\x12\x39\x0a\x37%b"
+_TRACE_BEGINS: Final = _TRACE_ENTRY[:-2]
 
 RequestHead: TypeAlias = pb.InternalInvokeRequest
 ResponseHead: TypeAlias = pb.InternalInvokeResponse
@@ -72,7 +78,7 @@ class Said(NamedTuple):
 def request_head(metadata: InternalMap, said: Said, body: bytes | None = None) -> bytes:
     """Return a serialised ``InternalInvokeRequest``; with its body only for ``CallLocal`` (G-33)."""
     message = _said(said) if body is None else _message(said, body)
-    return b"".join([_VER_1, *_entries(metadata, _METADATA), _MESSAGE, _varint(len(message)), message])
+    return b"".join([_VER_1, *_entries(metadata, _METADATA), _MESSAGE, varint(len(message)), message])
 
 
 def _message(said: Said, body: bytes | None) -> bytes:
@@ -126,6 +132,41 @@ def response_head(
     return b"".join([head.SerializeToString(), *_entries(headers, _HEADERS), *_entries(trailers, _TRAILERS)])
 
 
+def trace_entry(traceparent: bytes) -> bytes:
+    """Return the entry of the metadata that 55 bytes of ``traceparent`` are; it may stand behind any head."""
+    return _TRACE_ENTRY % traceparent
+
+
+def split_trace(head: bytes) -> tuple[bytes, bytes]:
+    """Return a head without the ``trace_entry`` at its end, and the ``traceparent``; empty without one.
+
+    What looks like an entry may be the end of something else: whoever goes by the rest must know that it is whole.
+    """
+    if head[-TRACE_BYTES:-55] == _TRACE_BEGINS:
+        return head[:-TRACE_BYTES], head[-55:]
+    return head, b""
+
+
+def split_first(raw: bytes) -> tuple[bytes, bytes] | None:
+    """Return head and data of a stream's first message as most are written; ``None`` for any other."""
+    try:
+        if raw[0] != _HEAD[0]:
+            return None
+        size, start = long_number(raw, 1)
+        end = start + size
+        if end == len(raw):
+            return raw[start:], b""
+        if raw[end] != _PAYLOAD[0]:
+            return None
+        size, at = long_number(raw, end + 1)
+        if at + size != len(raw) or raw[at] != _HEAD[0]:
+            return None
+        size, at = long_number(raw, at + 1)
+    except (IndexError, Odd):
+        return None
+    return (raw[start:end], raw[at:]) if at + size == len(raw) else None
+
+
 def _entries(source: InternalMap, tag: bytes) -> list[bytes]:
     """Return the entries of a map serialised, each behind its tag."""
     return [
@@ -148,10 +189,10 @@ def _make_entry(name: str, values: Sequence[str]) -> bytes:
     inner = b""
     for value in values:
         raw = value.encode()
-        inner += b"\x0a%s%s" % (_varint(len(raw)), raw)
+        inner += b"\x0a%s%s" % (varint(len(raw)), raw)
     key = name.encode()
-    entry = b"\x0a%s%s\x12%s%s" % (_varint(len(key)), key, _varint(len(inner)), inner)
-    return _varint(len(entry)) + entry
+    entry = b"\x0a%s%s\x12%s%s" % (varint(len(key)), key, varint(len(inner)), inner)
+    return varint(len(entry)) + entry
 
 
 def frame_stream(head: bytes | None, body: bytes, seq: int) -> bytes:
@@ -162,7 +203,13 @@ def frame_stream(head: bytes | None, body: bytes, seq: int) -> bytes:
         seq: Number of the first payload; each takes one, ``payloads_of`` says how many they are.
     """
     size = len(body)
-    first = b"" if head is None else _HEAD + _varint(len(head)) + head
+    first = b"" if head is None else b"\x0a%b%b" % (varint(len(head)), head)
+    if not seq and 0x80 <= size <= PAYLOAD_BYTES:
+        # Most calls, without a function for each number: what a number below 16384 takes is two bytes.
+        return b"\0%b%b\x12%c%c\x0a%c%c%b" % (
+            (len(first) + size + 6).to_bytes(4, "big"), first,
+            size + 3 & 0x7F | 0x80, size + 3 >> 7, size & 0x7F | 0x80, size >> 7, body,
+        )  # fmt: skip
     if size <= PAYLOAD_BYTES:
         message = first + _payload(body, seq) if size else first
         return b"\0%s%s" % (len(message).to_bytes(4, "big"), message)
@@ -184,23 +231,10 @@ def payloads_of(size: int) -> int:
 
 def _payload(data: bytes, seq: int) -> bytes:
     size = len(data)
-    inner = b"%s%s%s" % (_HEAD, _varint(size), data)
+    inner = b"%s%s%s" % (_HEAD, varint(size), data)
     if seq:
-        inner += _SEQ + _varint(seq)
-    return b"%s%s%s" % (_PAYLOAD, _varint(len(inner)), inner)
-
-
-def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return bytes((number,))
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+        inner += _SEQ + varint(seq)
+    return b"%s%s%s" % (_PAYLOAD, varint(len(inner)), inner)
 
 
 # ── in ──
@@ -226,10 +260,6 @@ def headers_of(head: ResponseHead, raw: bytes, *, streamed: bool) -> InternalMap
     return _quick_map(raw, _HEADERS[0], streamed=streamed) or map_of(head.headers)
 
 
-class _Odd(Exception):
-    """Bytes that protobuf may read, but no sidecar writes."""
-
-
 def _quick_map(raw: bytes, tag: int, *, streamed: bool) -> InternalMap | None:
     """Return the map of a head whose entries stand behind ``tag``; ``None`` if it is not as sidecars write it.
 
@@ -252,7 +282,7 @@ def _quick_map(raw: bytes, tag: int, *, streamed: bool) -> InternalMap | None:
             size = raw[at]
             at += 1
             if size > 0x7F:
-                size, at = _long(raw, at - 1)
+                size, at = long_number(raw, at - 1)
             if key == tag:
                 entry = raw[at : at + size]
                 name, values = _known_entry(entry) if size <= MAX_REMEMBERED else _read_entry(entry)
@@ -261,7 +291,7 @@ def _quick_map(raw: bytes, tag: int, *, streamed: bool) -> InternalMap | None:
                 else:
                     found.pop(name, None)
             at += size
-    except _Odd:
+    except Odd:
         return None
     return found
 
@@ -269,30 +299,16 @@ def _quick_map(raw: bytes, tag: int, *, streamed: bool) -> InternalMap | None:
 def _head_within(raw: bytes) -> tuple[int, int]:
     """Return where the head of a stream's message begins and ends; at most a payload may follow it."""
     if raw[:1] != _HEAD:
-        raise _Odd
-    size, start = _long(raw, 1)
+        raise Odd
+    size, start = long_number(raw, 1)
     end = start + size
     if end < len(raw):
         if raw[end] != _PAYLOAD[0]:
-            raise _Odd
-        size, at = _long(raw, end + 1)
+            raise Odd
+        size, at = long_number(raw, end + 1)
         if at + size != len(raw):
-            raise _Odd
+            raise Odd
     return start, end
-
-
-def _long(raw: bytes, at: int) -> tuple[int, int]:
-    """Return a number, and where it ends."""
-    number = shift = 0
-    while True:
-        byte = raw[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, at
-        shift += 7
-        if shift > 28:
-            raise _Odd
 
 
 def _read_entry(entry: bytes) -> tuple[str, list[str]]:

@@ -40,16 +40,20 @@ def frame(message: bytes) -> bytes:
     return b"\0%s%s" % (len(message).to_bytes(4, "big"), message)
 
 
+def is_one_message(body: bytes, limit: int | None) -> bool:
+    """Say whether a body is just one message, not packed and not too long."""
+    size = len(body) - PREFIX
+    return body[:1] == b"\0" and int.from_bytes(body[1:PREFIX], "big") == size and (limit is None or size <= limit)
+
+
 def only_message(body: bytes, limit: int | None, encoding: bytes = b"") -> bytes:
     """Return the message of a unary call whose body arrived whole; what follows it is not looked at (G-124).
 
     Raises:
         BadMessages: There is none, or it is broken or longer than ``limit``.
     """
-    if body[:1] == b"\0":
-        end = PREFIX + int.from_bytes(body[1:PREFIX], "big")
-        if len(body) == end and (limit is None or end - PREFIX <= limit):
-            return body[PREFIX:]
+    if is_one_message(body, limit):
+        return body[PREFIX:]
     reader = MessageReader(limit, encoding)
     reader.feed(body)
     message = reader.next()

@@ -63,7 +63,6 @@ from tieline.wire.http2.hpack import (
     HeaderEncoder,
     Likely,
     Repeated,
-    flagged,
     read_trace,
 )
 from tieline.wire.http2.limits import Budget, Limits
@@ -366,9 +365,7 @@ class Connection:
     def send_response(self, stream: Stream, status: int, headers: Headers, *, end: bool) -> None:
         """Answer a request. Harmless on a stream that is over."""
         if not stream.closed & LOCAL:
-            fields: Fields = [(b":status", b"%d" % status, False)]
-            fields += [(name, value, name in NEVER_INDEXED) for name, value in headers]
-            self._put_block(stream, self._encoder.encode(fields), end)
+            self._put_block(stream, self._encoder.encode_answer([(b":status", b"%d" % status), *headers]), end)
 
     def send_trailers(self, stream: Stream, headers: Headers) -> None:
         """End our side with trailers, after what is still pending."""
@@ -377,7 +374,7 @@ class Connection:
         if stream.pending is not None:
             stream.trailers = headers
         elif headers:
-            self._put_block(stream, self._encoder.encode(flagged(headers)), True)
+            self._put_block(stream, self._encoder.encode_answer(headers), True)
         else:
             self.send_data(stream, b"", end=True)
 

@@ -27,6 +27,7 @@ NEVER_INDEXED: Final = frozenset(
         # New in every message: they would only push out what repeats.
         b"traceparent",
         b"tracestate",
+        b"grpc-trace-bin",
         b"x-request-id",
         b"x-correlation-id",
         b"etag",
@@ -40,6 +41,8 @@ REPEATED_BLOCKS: Final = 8
 
 REPEATED_HEADS: Final = 64
 """How many heads are remembered of which the block is nothing but places in a table, either way."""
+SHORT_HEAD: Final = 4
+"""Answers of so many fields at most are remembered by what they say."""
 _PLACES: Final = bytes(range(0x81, 0xFF))
 """Each of these bytes is a whole field, known from the table, which stays as it is."""
 
@@ -50,6 +53,8 @@ TRACE_BYTES: Final = 125
 """Length of ``trace_literals``."""
 _TRACE: Final = b"\x10\x0btraceparent\x37%b\x10\x0egrpc-trace-bin\x27%b"
 _TRACE_BEGINS: Final = _TRACE[:14]
+_TRACEPARENT_BYTES: Final = 55
+_TRACE_BIN_BYTES: Final = 39
 _is_trace: Final = re.compile(
     rb"\x10\x0btraceparent\x37(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})\x10\x0egrpc-trace-bin\x27([0-9A-Za-z+/]{39})"
 ).fullmatch
@@ -131,7 +136,7 @@ class HeaderEncoder:
     def __init__(self) -> None:
         self._encoder = Encoder()
         self._encode = self._encoder.encode
-        self._known: dict[Likely, bytes] = {}
+        self._known: dict[Likely | tuple[tuple[bytes, bytes], ...], bytes] = {}
 
     def resize(self, size: int) -> None:
         """Obey the peer's SETTINGS_HEADER_TABLE_SIZE; more than ``TABLE_SIZE`` is never used."""
@@ -150,13 +155,27 @@ class HeaderEncoder:
 
     def encode_likely(self, head: Likely) -> bytes:
         """Return the block of a head, which costs next to nothing once all of it is in the table."""
-        block = self._known.get(head)
-        if block is None:
-            block = self._encode(head.fields, False)
-            if block.translate(None, _PLACES) or len(self._known) >= REPEATED_HEADS:
-                self._known.clear()
-            else:
-                self._known[head] = block
+        return self._known.get(head) or self._encode_new(head, head.fields)
+
+    def encode_answer(self, headers: Headers) -> bytes:
+        """Return the block of an answer's head or trailers. Short ones tend to repeat, but for the trace at the end."""
+        tail = b""
+        if len(headers) > 2 and headers[-1][0] == b"grpc-trace-bin" and headers[-2][0] == b"traceparent":
+            traceparent, binary = headers[-2][1], headers[-1][1]
+            if len(traceparent) == _TRACEPARENT_BYTES and len(binary) == _TRACE_BIN_BYTES:
+                tail = trace_literals(traceparent, binary)
+                headers = headers[:-2]
+        if len(headers) > SHORT_HEAD:
+            return self.encode(flagged(headers)) + tail
+        key = tuple(headers)
+        return (self._known.get(key) or self._encode_new(key, flagged(headers))) + tail
+
+    def _encode_new(self, key: Likely | tuple[tuple[bytes, bytes], ...], fields: Fields) -> bytes:
+        block = self._encode(fields, False)
+        if block.translate(None, _PLACES) or len(self._known) >= REPEATED_HEADS:
+            self._known.clear()
+        else:
+            self._known[key] = block
         return block
 
 

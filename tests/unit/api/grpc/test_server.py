@@ -14,7 +14,7 @@ from tieline.api.http.tracing import Tracer
 from tieline.config.api_lists import GrpcLists
 from tieline.config.grpc_apis import ALL_PATHS, path_of
 from tieline.errors import GrpcCode, TielineError
-from tieline.model import Cause, Headers
+from tieline.model import Cause, Headers, Shape
 from tieline.wire.trace_context import IdSource
 
 TRACED = b"AAAK92UZFs1D3YRI6yEcgDGcAbeta3FpIDMxAgE"
@@ -377,3 +377,15 @@ def test_what_one_api_found_out_about_a_head_is_nothing_to_its_successor() -> No
     connection: Any = None
 
     assert not api(Ledger()).repeat(connection, connection, (api(Ledger()), object()), b"")
+
+
+async def test_a_request_like_one_that_was_let_in_is_let_in_by_none_but_the_same_api() -> None:
+    """A reload may have brought a token; connections, and what is known of their requests, stay."""
+    before, after = api(Ledger()), api(Ledger(), token="secret")
+    shape = Shape()
+    got = [await call_rpc(one.handle, GET_METADATA, b"", shape=shape) for one in (before, before, after, before)]
+
+    assert [one.status.code for one in got] == [0, 0, GrpcCode.UNAUTHENTICATED, 0]
+    assert [field for field in got[1].initial if field[0] != b"grpc-trace-bin"] == [
+        field for field in got[0].initial if field[0] != b"grpc-trace-bin"
+    ]

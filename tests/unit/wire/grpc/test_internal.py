@@ -17,6 +17,9 @@ from tieline.wire.grpc.internal import (
     payloads_of,
     request_head,
     response_head,
+    split_first,
+    split_trace,
+    trace_entry,
 )
 from tieline.wire.grpc.messages import MessageReader
 
@@ -112,3 +115,42 @@ def test_any_bytes_that_protobuf_reads_are_read_alike(raw: bytes) -> None:
         return
 
     assert metadata_of(head, raw, streamed=False) == map_of(head.metadata)
+
+
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@given(MAPS, SAID, st.binary(max_size=PAYLOAD_BYTES))
+def test_a_trace_stands_behind_any_head_and_can_be_told_from_it(
+    metadata: dict[str, list[str]], said: Said, body: bytes
+) -> None:
+    metadata.pop("traceparent", None)
+    static = request_head(metadata, said)
+    message = frame_stream(static + trace_entry(TRACEPARENT), body, 0)[5:]
+
+    split = split_first(message)
+    read = pb.InternalInvokeRequestStream.FromString(message)
+
+    assert split is not None
+    assert split[1] == body == read.payload.data
+    assert split_trace(split[0]) == (static, TRACEPARENT)
+    assert map_of(read.request.metadata) == {**metadata, "traceparent": [TRACEPARENT.decode()]}
+
+
+@given(st.binary(max_size=60))
+def test_what_is_no_first_message_as_most_are_is_left_to_protobuf(raw: bytes) -> None:
+    split = split_first(raw)
+
+    if split is not None:
+        head, data = split
+        assert raw.startswith(b"\x0a")
+        assert raw.endswith(data)
+        assert len(head) + len(data) < len(raw)
+
+
+def test_a_later_number_or_more_than_a_payload_is_left_to_protobuf() -> None:
+    head = request_head({"a": ["b"]}, SAID_NOTHING)
+
+    assert split_first(frame_stream(head, b"x", 3)[5:]) is None
+    assert split_first(frame_stream(head, b"x", 0)[5:] + b"\x12\x03\x0a\x01y") is None
+    assert split_first(frame_stream(None, b"x", 0)[5:]) is None
