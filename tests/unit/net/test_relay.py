@@ -310,6 +310,21 @@ async def test_a_server_that_breaks_the_protocol_costs_the_calls_on_its_connecti
     assert status(good)[0] == "0"
 
 
+@pytest.mark.rule("G-130")
+async def test_baggage_that_the_answer_brings_itself_is_told_once(house: House) -> None:
+    head = HEAD + literal((b"baggage", b"a=1"))
+    await house.open(
+        lambda _, stream: (
+            frame(HEADERS, END_HEADERS, stream, head) + frame(HEADERS, END_HEADERS | END_STREAM, stream, TRAILERS)
+        )
+    )
+
+    calls = [await house.call(b"", ("baggage", "a=1")) for _ in range(3)]  # what comes again is known again
+
+    for call in calls:
+        assert [value for name, value in call.headers if name == "baggage"] == ["a=1"]
+
+
 # ── sent again ─────────────────────────────────────────────────────────────────────────────────────
 
 

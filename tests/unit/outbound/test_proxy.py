@@ -157,6 +157,39 @@ async def test_the_app_learns_from_the_sidecars_alone_who_calls(house: House) ->
     ]
 
 
+@pytest.mark.rule("G-73", "G-110")
+@pytest.mark.parametrize("ours", [True, False])
+async def test_the_token_of_a_sidecar_goes_to_no_other_and_one_that_it_does_not_know_does(
+    house: House, ours: bool
+) -> None:
+    await house.open(drop_token=ours)
+    other = Daprd(Script(messages=[b"x"]))
+    await other.start()
+    house.ends.names.known_names["gamma"] = [Endpoint("127.0.0.1", other.port)]
+
+    await house.client().call("Unary", b"x", ("dapr-api-token", "secret"))
+
+    assert other.rpcs[0].header("dapr-api-token") == (None if ours else "secret")
+    assert other.rpcs[0].header("dapr-app-id") is None
+    await other.aclose()
+
+
+@pytest.mark.rule("G-73", "G-87")
+async def test_of_what_a_daprd_appended_to_a_forgery_the_app_sees_the_last(house: House) -> None:
+    await house.open()
+
+    await house.client(house.ends.internal, target="").call(
+        "Unary", b"x",
+        ("dapr-caller-app-id", "liar"), ("dapr-caller-app-id", "delta"), ("dapr-callee-app-id", "gamma"),
+        ("traceparent", f"00-{1:032x}-{1:016x}-01"), ("traceparent", f"00-{2:032x}-{2:016x}-01"),
+    )  # fmt: skip
+
+    seen = house.app.seen[-1][1]
+    assert [value for name, value in seen if name == "dapr-caller-app-id"] == ["delta"]
+    assert [value for name, value in seen if name == "traceparent"] == [f"00-{2:032x}-{2:016x}-01"]
+    assert house.ends.records[-1].caller == "delta"
+
+
 @pytest.mark.rule("G-74")
 @pytest.mark.rule("G-111")
 async def test_to_the_own_app_nobody_is_named_and_no_foreign_token_travels(house: House) -> None:
