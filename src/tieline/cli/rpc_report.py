@@ -130,7 +130,7 @@ def _told(trailers: Headers) -> list[tuple[str, str]]:
 
 
 def details_of(status: RpcStatus) -> list[Any]:
-    """Return the details of a status as JSON values; one of an unknown type as its bytes."""
+    """Return the details of a status as JSON values; one of an unknown type, or that goes too deep, as its bytes."""
     if not status.details:
         return []
     from google.protobuf.message import DecodeError
@@ -152,7 +152,7 @@ def _detail(detail: Any) -> Any:
 
     try:
         return json_format.MessageToDict(detail, descriptor_pool=POOL)
-    except (TypeError, ValueError, json_format.Error):
+    except (TypeError, ValueError, RecursionError, json_format.Error):
         return {"@type": detail.type_url, "@bytes": base64.b64encode(detail.value).decode()}
 
 

@@ -79,10 +79,10 @@ def _class_of(kind: Any) -> Callable[[], Message]:
 
 
 def as_json(message: Message, pool: DescriptorPool | None = None) -> str:
-    """Return a message as JSON in one line; one that holds an ``Any`` of an unknown type as its bytes."""
+    """Return a message as JSON in one line; with an ``Any`` of an unknown type, or too deep, as its bytes."""
     try:
         return json_format.MessageToJson(message, indent=None, ensure_ascii=False, descriptor_pool=pool)
-    except (TypeError, ValueError, json_format.Error):
+    except (TypeError, ValueError, RecursionError, json_format.Error):
         kind = message.DESCRIPTOR.full_name
         return json.dumps({"@message": kind, "@bytes": base64.b64encode(message.SerializeToString()).decode()})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 import pytest_asyncio
+from google.protobuf import any_pb2
 
 from tests.support.command import Result, run, start
 from tests.support.daprd import Daprd, Script
@@ -18,10 +20,12 @@ from tests.support.grpc_app import INVOKE_SERVICE, Answer, Exchange, GrpcApp, in
 from tests.support.mesh import free_port
 from tests.support.shop import SERVICE, Shop, descriptor_set
 from tieline._generated.dapr.proto.runtime.v1 import dapr_pb2
-from tieline._generated.google.rpc import error_details_pb2
+from tieline._generated.google.rpc import error_details_pb2, status_pb2
 from tieline.cli.invoke_rpc import service_and_method
 from tieline.cli.main import main
-from tieline.cli.rpc_schema import Documents, SchemaError, documents_of
+from tieline.cli.rpc_report import details_of
+from tieline.cli.rpc_schema import Documents, SchemaError, as_json, documents_of
+from tieline.model import RpcStatus
 
 NEW = f"{SERVICE}/New"
 
@@ -340,6 +344,20 @@ async def test_an_answer_of_another_kind_is_a_failure(environ: dict[str, str], a
 
     assert (result.code, result.out) == (1, "")
     assert "what the app answered is no shop.Order" in result.err
+
+
+def test_an_answer_or_a_detail_that_goes_too_deep_is_shown_as_its_bytes() -> None:
+    nested = any_pb2.Any()
+    for _ in range(2000):
+        nested = any_pb2.Any(type_url="type.googleapis.com/google.protobuf.Any", value=nested.SerializeToString())
+    status = status_pb2.Status(code=5)
+    status.details.add(type_url=nested.type_url, value=nested.value)
+
+    shown = json.loads(as_json(nested))
+    (detail,) = details_of(RpcStatus(5, "gone", status.SerializeToString()))
+
+    assert base64.b64decode(shown["@bytes"]) == nested.SerializeToString()
+    assert (detail["@type"], base64.b64decode(detail["@bytes"])) == (nested.type_url, nested.value)
 
 
 async def test_a_reflection_that_answers_with_anything_is_told(environ: dict[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,8 @@ from tieline._generated.dapr.proto.internals.v1 import service_invocation_pb2 as
 from tieline.model import RpcStatus
 from tieline.wire.grpc.internal import (
     PAYLOAD_BYTES,
+    BrokenBody,
+    Payloads,
     Said,
     frame_stream,
     map_of,
@@ -154,3 +158,58 @@ def test_a_later_number_or_more_than_a_payload_is_left_to_protobuf() -> None:
     assert split_first(frame_stream(head, b"x", 3)[5:]) is None
     assert split_first(frame_stream(head, b"x", 0)[5:] + b"\x12\x03\x0a\x01y") is None
     assert split_first(frame_stream(None, b"x", 0)[5:]) is None
+
+
+# ── later messages ─────────────────────────────────────────────────────────────────────────────────
+def a_later(kind: type[Stream], **fields: str) -> Stream:
+    later = kind()
+    later.payload.data = b"x"
+    for name, value in fields.items():
+        head = later.request if isinstance(later, pb.InternalInvokeRequestStream) else later.response
+        if name in ("metadata", "headers", "trailers"):
+            getattr(head, name)[value].values.append("1")
+        else:
+            getattr(head, name).SetInParent()
+    return later
+
+
+Stream = TypeVar("Stream", pb.InternalInvokeRequestStream, pb.InternalInvokeResponseStream)
+
+
+@pytest.mark.rule("G-37")
+@pytest.mark.parametrize("name", ["status", "headers", "message"])
+def test_a_later_message_of_an_answer_has_no_head(name: str) -> None:
+    later = a_later(pb.InternalInvokeResponseStream, **{name: "X-A"})
+
+    with pytest.raises(BrokenBody) as caught:
+        Payloads().of_response(later.SerializeToString())
+
+    assert caught.value.text == "response metadata found in non-leading chunk"
+
+
+@pytest.mark.rule("G-37")
+@pytest.mark.parametrize("fields", [{}, {"trailers": "X-A"}])
+def test_a_later_message_of_an_answer_may_have_one_that_says_nothing(fields: dict[str, str]) -> None:
+    later = a_later(pb.InternalInvokeResponseStream, **fields)
+    later.response.SetInParent()
+
+    assert Payloads().of_response(later.SerializeToString()) == b"x"
+
+
+@pytest.mark.rule("G-42")
+@pytest.mark.parametrize("name", ["metadata", "message"])
+def test_a_later_message_of_a_request_has_no_head(name: str) -> None:
+    later = a_later(pb.InternalInvokeRequestStream, **{name: "X-A"})
+
+    with pytest.raises(BrokenBody) as caught:
+        Payloads().of_request(later.SerializeToString())
+
+    assert caught.value.text == "request metadata found in non-leading chunk"
+
+
+@pytest.mark.rule("G-42")
+def test_a_later_message_of_a_request_may_have_one_that_says_nothing() -> None:
+    later = a_later(pb.InternalInvokeRequestStream)
+    later.request.ver = pb.V1
+
+    assert Payloads().of_request(later.SerializeToString()) == b"x"
