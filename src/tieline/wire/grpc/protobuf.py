@@ -8,6 +8,8 @@ KNOWN_HEADS: Final = 512
 """Heads that are known with what they mean,"""
 MAX_KNOWN_HEAD: Final = 2048
 """if they are no longer than so many bytes."""
+_KEY: Final = 0x87
+"""Of the byte before a field: how the field is written, and whether its number goes on in the next byte."""
 _V = TypeVar("_V")
 
 
@@ -66,7 +68,7 @@ def split_invocation(message: bytes) -> tuple[bytes, bytes] | None:
             return None
         begin = at
         while message[at] != 0x12:
-            if message[at] & 7 != 2:
+            if message[at] & _KEY != 2:
                 return None
             size = message[at + 1]
             at += 2
@@ -76,6 +78,8 @@ def split_invocation(message: bytes) -> tuple[bytes, bytes] | None:
         before = at
         size, at = long_number(message, at + 1)
         after = inner = at + size
+        if after > len(message):
+            return None
         kind = at
         if at < inner and message[at] == 0x0A:
             size, at = long_number(message, at + 1)
@@ -93,13 +97,15 @@ def split_invocation(message: bytes) -> tuple[bytes, bytes] | None:
             return None
         at = after
         while at < len(message):
-            if message[at] & 7 != 2 or message[at] == 0x12:  # data that stand twice are put together
+            if message[at] & _KEY != 2 or message[at] == 0x12:  # data that stand twice are put together
                 return None
             size = message[at + 1]
             at += 2
             if size > 0x7F:
                 size, at = long_number(message, at - 1)
             at += size
+        if at > len(message):
+            return None
     except (IndexError, Odd):
         return None
     rest = message[after:]

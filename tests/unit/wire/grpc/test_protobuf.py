@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +63,47 @@ def test_what_is_odd_is_left_to_the_library(message: bytes) -> None:
 
     if split is not None:
         assert InvokeServiceRequest.FromString(message).message.data.value == split[1]
+
+
+@pytest.mark.parametrize("odd", [
+    # Fields of a number that takes two bytes, the second of which is no length.
+    "0a01611a2812050a03646174920103024103120c0a046461746112046461746112060a016412016412030a0164",
+    "0a0262621a190a03021a01120212008201050a41030a121206120464617461",
+    "0a01611a0d920301034112060a0164120164",
+    # Lengths that go beyond the end: of the field, of the data, of what follows them.
+    "0a01611a0412061204", "0a01611a0512031201", "0a01611a08120312016822056d",
+])  # fmt: skip
+def test_what_the_library_reads_otherwise_or_not_at_all_is_left_to_it(odd: str) -> None:
+    assert split_invocation(bytes.fromhex(odd)) is None
+
+
+KEYS = st.sampled_from([b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x10", b"\x82\x01", b"\x92\x01", b"\x01", b"\x7b"])
+
+
+def a_field(key: bytes, content: bytes, lie: int) -> bytes:
+    return key + varint(max(0, len(content) + lie)) + content
+
+
+ODD = st.recursive(
+    st.binary(max_size=4),
+    lambda inner: st.builds(
+        a_field, KEYS, st.lists(inner, max_size=3).map(b"".join), st.sampled_from([0, 0, 0, 0, 1, -1])
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.lists(ODD, max_size=4).map(b"".join))
+def test_the_data_of_whatever_is_split_are_those_that_the_library_reads(inner: bytes) -> None:
+    message = field(1, b"app") + field(3, inner)
+    split = split_invocation(message)
+    try:
+        read = InvokeServiceRequest.FromString(message)
+    except DecodeError:
+        return
+
+    if split is not None:
+        assert read.message.data.value == split[1]
 
 
 def test_data_that_stand_twice_are_left_to_the_library() -> None:
