@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from copy import copy
 from functools import cache
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tieline import __version__
 from tieline.app.rpc_route import APP_LIMITS
@@ -68,6 +68,7 @@ REFUSED_PAUSE_S: Final = 0.005
 
 _UNREACHABLE_HINT: Final = "start the app, or check --app-port, --app-channel-address and --app-protocol"
 _NO_GRPC_HINT: Final = "what answers at --app-port speaks no gRPC: check --app-port and --app-protocol"
+_GOOD: Final = (b"grpc-status", b"0")
 _SIZE_HINT: Final = "raise --max-body-size, which bounds each message"
 _NUMBERS: Final = {verb: number for number, verb in enumerate(VERBS) if verb}
 """Of the verbs in the HTTP extension."""
@@ -157,7 +158,7 @@ class GrpcChannel:
         """Calls that wait for a slot; ``None`` if there is no limit (H-115)."""
         return None if self._slots is None else self._slots.waiting
 
-    async def call(self, call: Invocation, identity: Headers) -> Reply:
+    def call(self, call: Invocation, identity: Headers) -> Coroutine[Any, Any, Reply]:
         """See ``AppChannel``; the answer is an ``RpcReply``.
 
         An app that cannot be reached, and a message over the limit, are answers too, as if the app had said so (H-83);
@@ -168,8 +169,9 @@ class GrpcChannel:
         if call.protocol:
             raise _no_websocket()
         deadline = None if call.rpc is None else call.rpc.deadline
-        if deadline is None:
-            return await self._call(call, identity)
+        return self._call(call, identity) if deadline is None else self._call_within(call, identity, deadline)
+
+    async def _call_within(self, call: Invocation, identity: Headers, deadline: float) -> Reply:
         try:
             # The app is told by a cancellation when the time is over, and not before: daprd tells it of no deadline.
             async with asyncio.timeout_at(deadline):
@@ -276,7 +278,8 @@ class GrpcChannel:
         refusals = 0
         while True:
             try:
-                return await self._read(await self._ask(head, tail, data))
+                reply = await self._ask(head, tail, data)
+                return _whole_answer(reply, self._max_message) or await self._read(reply)
             except PeerRefused:
                 # Certainly not processed: the connection was about to close, or the app counts its streams late.
                 if refusals >= MAX_REFUSALS:
@@ -309,13 +312,8 @@ class GrpcChannel:
             return Answer(not_grpc, [], broken=Cause.APP_BROKEN, hint=_NO_GRPC_HINT)
         encoding = next((value for name, value in headers if name == b"grpc-encoding"), b"")
         message: bytes | None = None
-        whole = body.whole() if type(body) is BodyStream and not encoding else None
         try:
-            if whole is not None and is_one_message(whole, self._max_message):
-                message = whole[PREFIX:]
-                assert not isinstance(body, bytes)
-                trailers = body.trailers
-            elif isinstance(body, bytes):
+            if isinstance(body, bytes):
                 reader = MessageReader(self._max_message, encoding)
                 reader.feed(body)
                 message = reader.next()
@@ -350,6 +348,24 @@ class GrpcChannel:
 
 
 # ── messages ──
+
+
+def _whole_answer(reply: Reply, limit: int | None) -> Answer | None:
+    """Return the answer that most are: one message, and a good end, all of which is there; ``None`` for any other."""
+    body, headers = reply.body, reply.headers
+    if type(body) is not BodyStream or not _is_grpc(reply):
+        return None
+    whole, trailers = body.whole(), body.trailers
+    if (
+        whole is None
+        or _GOOD not in trailers
+        or not is_one_message(whole, limit)
+        or any(name == b"grpc-encoding" for name, _ in headers)
+        or sum(name == _GOOD[0] for name, _ in trailers) > 1
+    ):
+        return None
+    body.abandon()
+    return Answer(statuses.OK, own_metadata(headers), whole[PREFIX:], own_metadata(trailers))
 
 
 class _Made:

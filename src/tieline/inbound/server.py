@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Final
 from urllib.parse import quote, unquote
@@ -57,10 +57,13 @@ class InboundServer:
         self._paths: dict[bytes, tuple[bytes, bytes]] = {}
         self._mine = frozenset(name.encode("utf-8", "surrogateescape") for name in (app_id, f"{app_id}.{namespace}"))
 
-    async def __call__(self, request: Request) -> Reply:
+    def __call__(self, request: Request) -> Awaitable[Reply]:
         """Answer one request; see ``net.http2_server.Handler``."""
         if not request.native or request.path.startswith(b"/dapr.proto."):
-            return await self._foreign(request)
+            return self._foreign(request)
+        return self._native(request)
+
+    async def _native(self, request: Request) -> Reply:
         record = CallRecord()
         record.started = perf_counter()
         record.inbound = True
@@ -138,7 +141,7 @@ class InboundServer:
             return
         raise not_meant(self._app_id, authority.decode("latin-1"))
 
-    async def _foreign(self, request: Request) -> Reply:
+    def _foreign(self, request: Request) -> Awaitable[Reply]:
         """Answer what is no native call: a gRPC client in its own words, anybody else plainly."""
         content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
         path = request.path
@@ -147,18 +150,23 @@ class InboundServer:
             if refused is None:
                 if self._calls is None:
                     self._calls = self._make_calls()
-                return await self._calls(request)
+                return self._calls(request)
             request.drop_body()
-            return refused
+            return _at_once(refused)
         request.drop_body()
         if is_grpc(content_type):
             if (refused := _no_rpc(request, content_type)) is not None:
-                return refused
+                return _at_once(refused)
             if path.find(b"/", 1) < 0:
-                return _ended(GrpcCode.UNIMPLEMENTED, f"malformed method name: {quoted(path)}")
-            return _ended(GrpcCode.UNIMPLEMENTED, f"unknown service {path[1:].rpartition(b'/')[0].decode('latin-1')}")
-        text = b"this port is for other sidecars; apps call the HTTP API port\n"
-        return Reply(404, [(b"content-type", b"text/plain; charset=utf-8")], text)
+                return _at_once(_ended(GrpcCode.UNIMPLEMENTED, f"malformed method name: {quoted(path)}"))
+            text = f"unknown service {path[1:].rpartition(b'/')[0].decode('latin-1')}"
+            return _at_once(_ended(GrpcCode.UNIMPLEMENTED, text))
+        plain = b"this port is for other sidecars; apps call the HTTP API port\n"
+        return _at_once(Reply(404, [(b"content-type", b"text/plain; charset=utf-8")], plain))
+
+
+async def _at_once(reply: Reply) -> Reply:
+    return reply
 
 
 def _no_rpc(request: Request, content_type: bytes) -> Reply | None:

@@ -242,12 +242,10 @@ class Http2Server(Http2Protocol):
                 h2.send_response(stream, reply.status, reply.headers, end=True)
                 self.kick()
             elif isinstance(body, bytes):
-                h2.send_response(stream, reply.status, reply.headers, end=False)
                 if reply.trailers:
-                    if body:
-                        h2.send_data(stream, body, end=False)
-                    h2.send_trailers(stream, reply.trailers)
+                    h2.send_answer(stream, reply.status, reply.headers, body, reply.trailers)
                 else:
+                    h2.send_response(stream, reply.status, reply.headers, end=False)
                     h2.send_data(stream, body, end=True)
                 self.kick()
             elif isinstance(reply, Opened):

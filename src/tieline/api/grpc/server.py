@@ -242,17 +242,13 @@ class GrpcApi:
         return refused(GrpcCode.UNAUTHENTICATED, "Unauthorized", 401, reason, _ASKS_FOR_TOKEN)
 
     # ── handlers ───────────────────────────────────────────────────────────────────────────────────
-    async def _route(self, rpc: RpcCall) -> Reply:
+    def _route(self, rpc: RpcCall) -> Awaitable[Reply]:
         path = rpc.request.path
         unary = self._unary.get(path)
         if unary is not None:
-            return await self._answer(rpc, unary)
+            return self._answer(rpc, unary)
         streaming = self._streams.get(path)
-        if streaming is not None:
-            return await self._converse(rpc, streaming)
-        answer = self._answer_unknown(rpc)
-        self._write(rpc, answer.code)
-        return answer
+        return self._answer_unknown(rpc) if streaming is None else self._converse(rpc, streaming)
 
     async def _answer(self, rpc: RpcCall, unary: Unary) -> RpcAnswer:
         """Let a handler answer within the time that the client gives it."""
@@ -290,11 +286,13 @@ class GrpcApi:
         conversation.on_end = lambda code: self._write(rpc, code)
         return reply
 
-    def _answer_unknown(self, rpc: RpcCall) -> RpcAnswer:
+    async def _answer_unknown(self, rpc: RpcCall) -> RpcAnswer:
         """Answer an RPC that is none of ours and that no proxy took."""
         rpc.request.drop_body()
         text = no_target(rpc.request.path, traced=rpc.context is not None)
-        return failed(GrpcCode.UNKNOWN, text, hint=_NAMES_NO_APP)
+        answer = failed(GrpcCode.UNKNOWN, text, hint=_NAMES_NO_APP)
+        self._write(rpc, answer.code)
+        return answer
 
     # ── what is told of it ─────────────────────────────────────────────────────────────────────────
     def _counted(self, rpc: RpcCall, answer: RpcAnswer, received: int) -> RpcAnswer:

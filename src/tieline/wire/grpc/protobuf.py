@@ -59,9 +59,9 @@ def split_invocation(message: bytes) -> tuple[bytes, bytes] | None:
     try:
         if message[0] != 0x0A:
             return None
-        size, at = long_number(message, 1)
-        asked = at + size
-        if message[asked] != 0x1A:
+        size = message[1]
+        asked = 2 + size
+        if size > 0x7F or message[asked] != 0x1A:
             return None
         size, at = long_number(message, asked + 1)
         if at + size != len(message):

@@ -367,6 +367,29 @@ class Connection:
         if not stream.closed & LOCAL:
             self._put_block(stream, self._encoder.encode_answer([(b":status", b"%d" % status), *headers]), end)
 
+    def send_answer(self, stream: Stream, status: int, headers: Headers, body: bytes, trailers: Headers) -> None:
+        """Answer a request with all there is; ``trailers`` may not be empty. Harmless on a stream that is over."""
+        if stream.closed & LOCAL:
+            return
+        self._put_block(stream, self._encoder.encode_answer([(b":status", b"%d" % status), *headers]), False)
+        size = len(body)
+        if size and (
+            size > stream.send_window
+            or size > self._send_window
+            or size > self._peer_max_frame
+            or self.paused
+            or self._held >= self.limits.held_out
+        ):
+            self.send_data(stream, body, end=False)
+            self.send_trailers(stream, trailers)
+            return
+        if size:
+            stream.send_window -= size
+            self._send_window -= size
+            self._held += size
+            self.out += (HEADER.pack(size >> 8, size & 255, DATA, 0, stream.id), body)
+        self._put_block(stream, self._encoder.encode_answer(trailers), True)
+
     def send_trailers(self, stream: Stream, headers: Headers) -> None:
         """End our side with trailers, after what is still pending."""
         if stream.closed & LOCAL:

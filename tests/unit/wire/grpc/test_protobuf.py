@@ -45,7 +45,7 @@ def test_a_request_is_told_from_its_data(
     again = split_invocation(request(parts, other))
     different = split_invocation(request(others, data))
 
-    if parts[0] and parts[1]:
+    if 0 < len(parts[0].encode()) < 128 and parts[1]:
         assert split is not None
         assert again is not None
         assert (split[1], again[1]) == (data, other)
