@@ -9,6 +9,9 @@ from tieline.errors import GrpcCode
 
 PREFIX: Final = 5
 """Bytes before each message."""
+SMALL_PIECE: Final = 512
+JOINED_PIECE: Final = 4096
+"""Pieces of a message under the first are joined up to the second: each costs much beside what it holds."""
 _GZIP: Final = 31
 """Window size of zlib plus 16: gzip's header and trailer are expected."""
 ENCODINGS: Final = b"identity, gzip"
@@ -91,11 +94,14 @@ class MessageReader:
     def feed(self, data: bytes) -> None:
         """Add what arrived."""
         if data:
-            if self._size:
-                self._later.append(data)
-            else:
+            later = self._later
+            if not self._size:
                 self._data = data
                 self._at = 0
+            elif later and len(data) < SMALL_PIECE and len(later[-1]) < JOINED_PIECE:
+                later[-1] += data
+            else:
+                later.append(data)
             self._size += len(data)
 
     def next(self) -> bytes | None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tieline.errors import GrpcCode
-from tieline.wire.grpc.messages import BadMessages, MessageReader, frame, only_message
+from tieline.wire.grpc.messages import JOINED_PIECE, BadMessages, MessageReader, frame, only_message
 
 LIMIT = 4096
 
@@ -117,3 +117,21 @@ def test_any_bytes_end_in_a_message_or_a_status(stream: bytes, encoding: bytes) 
 
     assert len(found) <= LIMIT
     assert found or isinstance(found, bytes)
+
+
+@pytest.mark.rule("G-2")
+@pytest.mark.parametrize("size", [1, 2, 500])
+def test_a_message_in_tiny_pieces_is_kept_in_few(size: int) -> None:
+    """Two bytes that lie alone take fifty."""
+    body = bytes(range(256)) * 400
+    stream = frame(body)
+    reader = MessageReader(None)
+
+    for at in range(0, len(stream) - 1, size):
+        reader.feed(stream[at : min(at + size, len(stream) - 1)])
+        assert reader.next() is None
+    assert len(reader._later) <= len(stream) // JOINED_PIECE + 1
+
+    reader.feed(stream[-1:])
+    assert reader.next() == body
+    reader.check_end()
