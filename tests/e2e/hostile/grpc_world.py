@@ -119,6 +119,7 @@ class GrpcWorld(World):
     def __init__(self, mesh: Mesh, folder: Path) -> None:
         super().__init__(mesh, folder)
         self.raw = RawApp()
+        self.mesh = mesh
         self._clients: dict[Sidecar, GrpcClient] = {}
 
     async def start(self) -> None:

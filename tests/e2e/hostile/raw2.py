@@ -82,6 +82,13 @@ class Raw:
         """Read until the other side closes."""
         await self.until(lambda: False, within_s)
 
+    async def reached(self) -> None:
+        """Return once the other side has taken all that was said: a PING is answered behind it."""
+        await self.say(frame(frames.PING, 0, 0, b"reached?"))
+        answer = Frame(frames.PING, frames.ACK, 0, b"reached?")
+        await self.until(lambda: answer in self.heard)
+        self.heard.remove(answer)
+
     async def over(self, number: int) -> list[Frame]:
         """Return the frames of a stream once it has ended, well or not."""
         await self.until(lambda: any(_ends(frame) for frame in self.of(number)))

@@ -155,25 +155,26 @@ async def test_an_answer_ends_where_it_says_and_what_follows_answers_nobody(
 @pytest.mark.parametrize("way", WAYS)
 async def test_an_answer_that_nobody_asked_for_answers_no_later_call(world: World, way: str, verb: str) -> None:
     """It comes once the connection is idle: that ends the connection."""
-    sent = asyncio.Event()
+    answered, ended = asyncio.Event(), asyncio.Event()
 
     async def handle(exchange: Exchange) -> None:
         if exchange.target != "/x":
             await echo(exchange)
             return
         exchange.answer(200, b"first")
-        await exchange.writer.drain()
-        await asyncio.sleep(0.01)
+        await answered.wait()
         exchange.writer.write(POISON)
-        sent.set()
+        await exchange.gone()
+        ended.set()
 
     world.handler = handle
     entry = world.entry(way)
     for _ in range(3):
-        sent.clear()
+        answered.clear()
+        ended.clear()
         await entry.call("callee", "x")
-        await sent.wait()
-        await asyncio.sleep(0.01)
+        answered.set()
+        await asyncio.wait_for(ended.wait(), 15)
 
         answer = await entry.call("callee", "y", verb, body=b"second")
 

@@ -12,9 +12,22 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from tests.e2e.hostile.grpc_world import ANSWER, DONE, HEAD, METHOD, TO_CALLEE, GrpcWorld, Script, answer, cut, fine
+from tests.e2e.hostile.grpc_world import (
+    ANSWER,
+    DONE,
+    HEAD,
+    METHOD,
+    TO_CALLEE,
+    GrpcWorld,
+    RawApp,
+    Script,
+    answer,
+    cut,
+    fine,
+)  # fmt: skip
 from tests.e2e.hostile.raw2 import Raw
 from tests.e2e.hostile.world import WAYS, together
+from tests.support.daprd import register
 from tests.support.grpc_app import GrpcClient, Outcome
 from tests.support.http2 import block, data, headers
 from tests.support.mesh import Mesh
@@ -374,3 +387,52 @@ async def test_what_sidecars_never_send_each_other_is_refused_or_passed_over(wor
     assert (twice.code, twice.text) == (
         Code.INTERNAL, "error invoking app channel: request metadata found in non-leading chunk",
     )  # fmt: skip
+
+
+# ── sidecars ───────────────────────────────────────────────────────────────────────────────────────
+def first(status: int | None = 0, content_type: str = "text/x", **changes: int) -> bytes:
+    """Return the message that a sidecar answers with."""
+    made = pb.InternalInvokeResponseStream()
+    if status is not None:
+        made.response.status.code = status
+        made.response.status.SetInParent()
+    made.response.message.content_type = content_type
+    made.payload.data = b"data"
+    made.payload.seq = changes.get("seq", 0)
+    return made.SerializeToString()
+
+
+PEERS: dict[str, bytes] = {
+    "no protobuf": b"\xff" * 9,
+    "a head that is none": b"\x0a\x02\xff\xff",
+    "a head that is cut": b"\x0a\x06\x0a\x00\x12\x02\xff\xff",
+    "no UTF-8": first(content_type="AB").replace(b"AB", b"\xff\xfe"),
+    "no status": first(None),
+    "a negative status": first(-3),
+    "a status of HTTP's that is none": first(150),
+    "a second payload first": first(seq=1),
+    "data shorter than they say": first().replace(b"\x0a\x04data", b"\x0a\x06data"),
+    "nothing": b"",
+}
+
+
+@pytest.mark.rule("G-36", "G-37", "G-124")
+@pytest.mark.parametrize("name", PEERS)
+async def test_an_answer_of_a_sidecar_that_is_none_is_none_each_time(world: GrpcWorld, name: str) -> None:
+    """Also when it comes again, and might be known."""
+    peer = RawApp()
+    await peer.start()
+    peer.script = lambda n: [answer(n, message(PEERS[name]))]
+    app_id = name.replace(" ", "-")
+    register(world.mesh, app_id, peer.port)
+
+    async with GrpcClient(world.caller.grpc) as client:
+        outcomes = [await client.invoke(app_id, "method", b"x") for _ in range(4)]
+    by_http = [await world.caller.call(app_id, "method", "POST", body=b"x") for _ in range(4)]
+    await peer.aclose()
+
+    for outcome in outcomes:
+        assert outcome.code is Code.INTERNAL
+        assert outcome.text.startswith(f"failed to invoke, id: {app_id}, err: ")
+        assert (outcome.trailer("tieline-cause"), outcome.trailer("tieline-hop")) == (["peer-protocol"], ["peer"])
+    assert {(one.status, one.header("tieline-hop")) for one in by_http} == {(500, "peer")}

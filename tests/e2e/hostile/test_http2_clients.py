@@ -118,7 +118,7 @@ async def test_a_length_that_lies_resets_the_stream_and_the_app_has_no_whole_mes
     raw = await Raw.open(world.entry(way).port)
 
     await raw.say(headers(1, call("x", b"POST", [(b"content-length", length)]), end=False))
-    await asyncio.sleep(0.02)
+    await raw.reached()
     await raw.say(*pieces)
 
     await raw.over(1)

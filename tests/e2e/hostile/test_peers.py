@@ -280,7 +280,7 @@ class Slow(Raw):
 async def test_a_goodbye_in_the_middle_lets_the_call_end(world: World) -> None:
     async def script(raw: Raw, number: int) -> None:
         await raw.say(begun(number), data(number, b"hello "), frame(GOAWAY, 0, 0, u32(number) + u32(0)))
-        await asyncio.sleep(0.02)
+        await raw.reached()
         await raw.say(data(number, b"world", end=True))
 
     async with peer(world, script) as (app_id, made):
@@ -332,19 +332,23 @@ async def test_a_failure_reported_in_nonsense_is_a_failure_in_one_line(world: Wo
 
 @pytest.mark.parametrize("begins", [b"", b"head", b"report"])
 async def test_a_peer_that_never_ends_is_told_when_the_client_leaves(world: World, begins: bytes) -> None:
+    said = asyncio.Event()
+
     async def script(raw: Raw, number: int) -> None:
         if begins == b"head":
             await raw.say(begun(number), data(number, b"hello"))
         elif begins == b"report":
             await raw.say(headers(number, status(b"500", [(b"tieline-error", b"13")]), end=False), data(number, b"x"))
+        await raw.reached()
+        said.set()
 
     async with peer(world, script) as (app_id, made):
         for version in (1, 2):
+            said.clear()
             client = await Client.open(world.caller.port)
             client.send("POST", invoke_path(app_id, "x"), [("Content-Length", "5")])
             client.writer.write(b"hello")
-            await until(lambda version=version: made.calls == version)
-            await asyncio.sleep(0.03)
+            await asyncio.wait_for(said.wait(), 15)
             client.reset()
             await until(lambda version=version: made.resets == [ErrorCode.CANCEL] * version)
 

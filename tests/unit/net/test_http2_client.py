@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 import pytest
 
+from tests.support.mesh import until
 from tieline.errors import AppBroken
 from tieline.model import Headers, Reply, Request
 from tieline.net import http2_client, http2_pool
 from tieline.net.http2 import Upkeep
+from tieline.net.http2_client import Http2Client
 from tieline.net.http2_pool import Http2Pool
 from tieline.net.http2_server import Handler, Http2Server
 from tieline.net.listener import Listener
@@ -72,14 +73,6 @@ async def ask(pool: Http2Pool, port: int) -> Reply:
     return await connection.request(request_fields(b"GET", b"/", b"app", []), b"")
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(0.002)
-
-
 async def end(pool: Http2Pool, listener: Listener) -> None:
     pool.close()
     await asyncio.wait_for(listener.members.wait_empty(), 5)
@@ -129,6 +122,15 @@ async def test_another_connection_is_opened_for_the_calls_beyond_a_number(monkey
 @pytest.mark.rule("G-6", "G-30")
 async def test_the_last_connection_is_kept_however_idle_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http2_pool, "CALLS_A_CONNECTION", 1)
+    looks = 0
+    is_spare = Http2Client.is_spare
+
+    def counted(connection: Http2Client, now: float, upkeep: Upkeep) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_spare(connection, now, upkeep)
+
+    monkeypatch.setattr(Http2Client, "is_spare", counted)
     held = Held()
     listener = await a_server(held, streams=4)
     care = Upkeep(ping_after_s=None, idle_s=0.05, look_every_s=0.01)
@@ -139,8 +141,8 @@ async def test_the_last_connection_is_kept_however_idle_it_is(monkeypatch: pytes
     await asyncio.gather(*calls)
 
     await until(lambda: pool.size == 1)
-    for _ in range(5):  # the last one is looked at as often, and stays
-        await asyncio.sleep(0.02)
+    seen = looks
+    await until(lambda: looks >= seen + 5)  # the last one is looked at as often, and stays
 
     assert pool.size == 1
     await end(pool, listener)
