@@ -54,6 +54,7 @@ async def test_a_call_reaches_the_app_and_its_answer_the_caller_from_afar_and_fr
     app = await mesh.grpc_app({"items/add": answer})
     caller, own = await a_pair(mesh, app)
     headers = [("Content-Type", "text/plain"), ("X-A", "1"), ("X-A", "2"), ("Dapr-Caller-App-Id", "liar")]
+    headers += [("Connection", "x-hop"), ("X-Hop", "h")]
 
     answers = [
         await sidecar.call("cart", "items/add?q=1%202", "PUT", headers=headers, body=b"hello")
@@ -75,6 +76,7 @@ async def test_a_call_reaches_the_app_and_its_answer_the_caller_from_afar_and_fr
         assert (invoked.http_extension.verb, invoked.http_extension.querystring) == (4, "q=1%202")
         assert seen.values("x-a") == ["1", "2"]
         assert seen.values("dapr-content-length") == ["5"]
+        assert (seen.values("dapr-connection"), seen.values("x-hop")) == (["x-hop"], ["h"])
         assert seen.values("dapr-caller-app-id") == [who]
         assert seen.values("dapr-callee-app-id") == ["cart"]
         assert len(seen.values("traceparent")) == 1

@@ -48,7 +48,7 @@ from tieline.wire.grpc.protobuf import field
 from tieline.wire.grpc.timeout import render_timeout
 from tieline.wire.grpc.trace import spell_trace_bin, trace_metadata, trace_of
 from tieline.wire.grpc.verbs import VERBS
-from tieline.wire.headers import IDENTITY
+from tieline.wire.headers import IDENTITY, read_left_behind
 from tieline.wire.http2.connection import request_fields
 from tieline.wire.http2.hpack import Fields, Likely, trace_literals
 
@@ -235,6 +235,7 @@ class GrpcChannel:
         """Return the metadata of a call (G-25, G-64), its trace by one context in all three fields (G-117)."""
         headers = [field for field in call.headers if field[0] not in _NOT_PASSED]
         if call.rpc is None:
+            headers += [field for field in read_left_behind(headers) if field[0] not in _NOT_PASSED]
             metadata = fields_to_metadata(headers, length=call.length, on_refused=_left_out)
         else:
             metadata = metadata_to_metadata(headers, on_refused=_left_out)

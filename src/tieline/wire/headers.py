@@ -57,6 +57,10 @@ _NOTE: Final = 6
 _NOTE_AND_KEEP: Final = 7
 
 
+LEFT_BEHIND: Final = b"tieline-left-behind"
+"""Holds a field that ended at the caller's sidecar, ``name:value``, for apps that speak gRPC."""
+
+
 class _Known(dict[bytes, int]):
     """What to do with a field of a name; worked out when first asked, remembered within bounds."""
 
@@ -171,7 +175,8 @@ Noted: TypeAlias = dict[bytes, list[bytes]]
 def survey(headers: Headers, *, drop_token: bool = False) -> tuple[Headers, Noted | None]:
     """Look once at each field of an app's request: what leaves the caller's sidecar, and what it must know.
 
-    Gone are hop-by-hop fields and those that ``Connection`` names (H-47), ``host``, ``content-length``,
+    Gone are hop-by-hop fields and those that ``Connection`` names (H-47, see ``LEFT_BEHIND``), ``host``,
+    ``content-length``,
     ``dapr-app-id`` (H-20), the identity fields (H-48), all that is Tieline's own, and the trace context, which is
     put back when it is decided.
 
@@ -200,7 +205,8 @@ def survey(headers: Headers, *, drop_token: bool = False) -> tuple[Headers, Note
                 noted = _note(noted, field)
         elif action is _CONNECTION:
             if value not in _NOMINATES_NOTHING:
-                return survey(_without_nominated(headers), drop_token=drop_token)
+                kept, noted = survey(_without_nominated(headers), drop_token=drop_token)
+                return kept + _left_behind(headers, known), noted
         else:
             if action is _NOTE_AND_KEEP:
                 kept.append(field)
@@ -216,12 +222,36 @@ def _note(noted: Noted | None, field: tuple[bytes, bytes]) -> Noted:
     return noted
 
 
-def _without_nominated(headers: Headers) -> Headers:
-    """Return the fields that no ``Connection`` field names, without those themselves."""
-    nominated = {
+def _nominated(headers: Headers) -> set[bytes]:
+    return {
         option.strip(b" \t").lower() for name, value in headers if name == b"connection" for option in value.split(b",")
     }
+
+
+def _without_nominated(headers: Headers) -> Headers:
+    """Return the fields that no ``Connection`` field names, without those themselves."""
+    nominated = _nominated(headers)
     return [field for field in headers if field[0] != b"connection" and field[0] not in nominated]
+
+
+def _left_behind(headers: Headers, known: _Known) -> Headers:
+    """Return ``Connection`` and what it names as fields of our own: HTTP ends there, gRPC apps are told (G-64).
+
+    Only what would pass if it were not named: nothing is brought past a rule by that.
+    """
+    nominated = {name for name in _nominated(headers) if known[name] == _KEEP} | {b"connection"}
+    return [(LEFT_BEHIND, b"%b:%b" % field) for field in headers if field[0] in nominated]
+
+
+def read_left_behind(headers: Headers) -> Headers:
+    """Return the fields that ``survey`` left behind, by which HTTP goes no further."""
+    found: Headers = []
+    for name, value in headers:
+        if name == LEFT_BEHIND:
+            left, colon, text = value.partition(b":")
+            if colon:
+                found.append((left, text))
+    return found
 
 
 def to_app(headers: Headers, added: Headers, *, app_token: bytes = b"", drop_token: bool = False) -> Headers:

@@ -17,6 +17,7 @@ from tieline.wire.headers import (
     forwarded,
     from_app,
     identity,
+    read_left_behind,
     survey,
     to_app,
     to_caller,
@@ -102,6 +103,25 @@ def test_fields_of_a_connection_and_those_it_names_stop_at_the_sidecar() -> None
 
 
 @pytest.mark.rule("H-47")
+@pytest.mark.rule("G-64")
+def test_what_a_connection_names_is_kept_aside_for_grpc_apps_unless_a_rule_is_against_it() -> None:
+    sent: Headers = [
+        (b"x-a", b"1"), (b"x-hop", b"h:1"), (b"connection", b"X-Hop, dapr-caller-app-id, te, authorization"),
+        (b"dapr-caller-app-id", b"liar"), (b"te", b"trailers"), (b"authorization", b"B x"), (b"x-hop", b""),
+        (b"tieline-left-behind", b"x-forged:1"),
+    ]  # fmt: skip
+
+    kept, noted = survey(sent)
+
+    assert read_left_behind(kept) == [
+        (b"x-hop", b"h:1"), (b"connection", b"X-Hop, dapr-caller-app-id, te, authorization"), (b"x-hop", b""),
+    ]  # fmt: skip
+    assert [field for field in kept if field[0] != b"tieline-left-behind"] == [(b"x-a", b"1")]
+    assert noted is None
+    for passed in (to_app(kept, []), to_endpoint(kept)):
+        assert passed == [(b"x-a", b"1")]
+
+
 def test_a_connection_may_name_any_field_in_any_case_and_place() -> None:
     headers = [(b"grpc-timeout", b"1S"), (b"x-b", b"1"), (b"connection", b" X-b ,GRPC-Timeout"), (b"x-c", b"2")]
 
