@@ -6,6 +6,8 @@ import asyncio
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
+from google.protobuf.message import DecodeError
+
 from tieline import __version__
 from tieline._generated.dapr.proto.internals.v1 import service_invocation_pb2 as pb
 from tieline.errors import (
@@ -519,8 +521,11 @@ def _plain_fields(endpoint: Endpoint, path: bytes) -> Fields:
 
 
 def _learn(raw: bytes) -> _Answer | None:
-    """Return what a head says; ``None`` if it must be read each time."""
-    head = pb.InternalInvokeResponse.FromString(raw)
+    """Return what a head says; ``None`` if it must be read each time, or is none."""
+    try:
+        head = pb.InternalInvokeResponse.FromString(raw)
+    except DecodeError:
+        return None
     internal = map_of(head.headers)
     status = head.status
     if not head.HasField("status") or status.code or status.message or status.details or not _is_rpc(head, internal):
