@@ -14,7 +14,7 @@ log = logging.getLogger("dapr.runtime")
 
 T = TypeVar("T")
 
-READ_BUFFER: Final = 131072
+READ_BUFFER: Final = 65536
 """Bytes taken from a socket at once. One buffer serves all connections: what arrives is copied out at once."""
 WRITE_HIGH_WATER: Final = 65536
 """Unsent bytes of one connection above which its writer must wait."""
