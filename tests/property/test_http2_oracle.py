@@ -163,7 +163,7 @@ class Ours(Side):
         self.of(stream.id).head = [(b":status", b"%d" % status), *headers]
         self.of(stream.id).ended = end
 
-    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, timeout: bytes, end: bool) -> bool:
         raise AssertionError("nobody left a plan")
 
     def on_data(self, stream: Stream, data: bytes, end: bool) -> None:

@@ -52,7 +52,7 @@ class Ledger:
         self.streams[stream.id] = stream
         self.events.append(("response", stream.id, status, headers, end))
 
-    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, timeout: bytes, end: bool) -> bool:
         raise AssertionError("nobody left a plan")
 
     def on_data(self, stream: Stream, data: bytes, end: bool) -> None:

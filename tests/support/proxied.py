@@ -23,6 +23,7 @@ from tieline.net.loop import serve
 from tieline.outbound.peer import PEER_LIMITS
 from tieline.outbound.proxy import PeerRoute, Proxy
 from tieline.wire.grpc.proxied import Head, NewTraces
+from tieline.wire.grpc.timeout import parse_timeout
 from tieline.wire.http2 import Limits, Stream
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -72,6 +73,7 @@ class EchoApp(grpc.GenericRpcHandler):
 
     Attributes:
         seen: Path and metadata of each call.
+        times: What each unary call had left when it came; ``None`` without a deadline.
         live, most: Calls in progress, and the most that were.
         ended: How many calls were over before their handler was.
     """
@@ -82,6 +84,7 @@ class EchoApp(grpc.GenericRpcHandler):
         self.cancelled = 0
         self.gate = asyncio.Event()
         self.left: list[float] = []
+        self.times: list[float | None] = []
         self.port = 0
         self.server: grpc.aio.Server | None = None
 
@@ -119,6 +122,7 @@ class EchoApp(grpc.GenericRpcHandler):
         return make(work)
 
     async def _unary(self, request: bytes, context: Any) -> bytes:
+        self.times.append(context.time_remaining())
         return request
 
     async def _big(self, request: bytes, context: Any) -> bytes:
@@ -286,13 +290,14 @@ class _Api:
         head = Head(path, request.headers)
         plan = self.proxy.take(connection, stream, path, head, end, repeats=known is not None)
         if known is not None and plan is not None:
-            known.plan = plan
+            known.plan = (plan, head.timeout if known.has_timeout else None)
         return True
 
-    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes) -> bool:
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes, timeout: bytes) -> bool:
         if tail:
             return False
-        self.proxy.repeat(connection, stream, plan)
+        known, within = plan
+        self.proxy.repeat(connection, stream, known, (timeout, parse_timeout(timeout)) if timeout else within)
         return True
 
 

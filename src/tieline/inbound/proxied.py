@@ -13,6 +13,7 @@ from tieline.net.http2_server import Http2Server
 from tieline.net.relay import Outline, Relay, Route, refuse
 from tieline.wire.grpc.proxied import BadHead, Head, no_target
 from tieline.wire.grpc.status import CONTENT_TYPE
+from tieline.wire.grpc.timeout import BadTimeout, Timeout, parse_timeout
 from tieline.wire.grpc.trace import TRACE_BIN
 from tieline.wire.http2 import Stream
 from tieline.wire.http2.hpack import literals
@@ -37,9 +38,10 @@ class Plan:
         outline: Of their head as it is sent on.
         caller, caller_namespace: As they say.
         trace_id, tail: Of the trace context among what they say; both empty without one.
+        timeout: That among what they say; ``None`` without one.
     """
 
-    __slots__ = ("caller", "caller_namespace", "outline", "owner", "path", "tail", "trace_id")
+    __slots__ = ("caller", "caller_namespace", "outline", "owner", "path", "tail", "timeout", "trace_id")
 
     def __init__(self, owner: ProxiedCalls, path: bytes) -> None:
         self.owner = owner
@@ -47,6 +49,7 @@ class Plan:
         self.outline: Outline
         self.caller = self.caller_namespace = ""
         self.trace_id = self.tail = b""
+        self.timeout: Timeout | None = None
 
 
 class ProxiedCalls:
@@ -100,7 +103,7 @@ class ProxiedCalls:
         plan = Plan(self, path)
         repeated = connection.h2.repeated
         try:
-            self._read(plan, headers, repeats=repeated is not None)
+            timeout = self._read(plan, headers, repeats=repeated is not None)
         except TielineError as error:
             record = self._record(plan)
             refuse(connection, stream, error, record)
@@ -108,26 +111,42 @@ class ProxiedCalls:
             return True
         if repeated is not None and self._allows is None:
             repeated.plan = plan
-        self._begin(connection, stream, plan, plan.tail, plan.trace_id, end)
+            if repeated.has_timeout:
+                plan.timeout = timeout
+        self._begin(connection, stream, plan, plan.tail, plan.trace_id, timeout, end)
         return True
 
-    def repeat(self, connection: Http2Server, stream: Stream, plan: Plan, tail: bytes) -> bool:
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Plan, tail: bytes, timeout: bytes) -> bool:
         """Take over a proxied call with a head that is known; see ``net.http2_server.Taker``."""
         if plan.owner is not self:
             return False
+        within = plan.timeout
+        if timeout:
+            try:
+                within = (timeout, parse_timeout(timeout))
+            except BadTimeout:
+                return False
         # Of what is there twice the last one is the sidecar's own, as ever.
         if tail:
-            self._begin(connection, stream, plan, tail, tail[17:49], False)
+            self._begin(connection, stream, plan, tail, tail[17:49], within, False)
         else:
-            self._begin(connection, stream, plan, plan.tail, plan.trace_id, False)
+            self._begin(connection, stream, plan, plan.tail, plan.trace_id, within, False)
         return True
 
     def _begin(
-        self, connection: Http2Server, stream: Stream, plan: Plan, tail: bytes, trace_id: bytes, end: bool
+        self,
+        connection: Http2Server,
+        stream: Stream,
+        plan: Plan,
+        tail: bytes,
+        trace_id: bytes,
+        timeout: Timeout | None,
+        end: bool,
     ) -> None:
         record = self._record(plan)
         record.trace_id = trace_id
-        Relay(self._app, plan.outline, tail, record).begin(connection, stream, end=end, deadlines=self._deadlines)
+        relay = Relay(self._app, plan.outline, tail, record)
+        relay.begin(connection, stream, end=end, deadlines=self._deadlines, timeout=timeout)
 
     def _record(self, plan: Plan) -> CallRecord:
         record = CallRecord()
@@ -140,8 +159,8 @@ class ProxiedCalls:
         record.caller_namespace = plan.caller_namespace
         return record
 
-    def _read(self, plan: Plan, headers: Headers, *, repeats: bool) -> None:
-        """Write down how calls with a head are sent to our app.
+    def _read(self, plan: Plan, headers: Headers, *, repeats: bool) -> Timeout | None:
+        """Write down how calls with a head are sent to our app, and return how long this one may take.
 
         Raises:
             TielineError: They are not to be made.
@@ -174,7 +193,8 @@ class ProxiedCalls:
             head.put_back(b"dapr-stream")
         if self._app_token:
             fields.append((b"dapr-api-token", self._app_token, True))
-        plan.outline = Outline(fields, head.timeout, repeats=repeats)
+        plan.outline = Outline(fields, repeats=repeats)
+        return head.timeout
 
     def _check_target(self, head: Head, path: bytes) -> None:
         """Refuse a call that means another app: ours is no relay, and a port may have a new owner (G-75)."""

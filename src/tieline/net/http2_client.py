@@ -296,7 +296,7 @@ class Http2Client(Http2Protocol):
             exchange.pieces = []
             self._fresh.append(exchange)
 
-    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, timeout: bytes, end: bool) -> bool:
         handler = stream.handler
         if handler is not None and handler.relays and handler.pass_on(known.plan, end):
             return True

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from tieline.errors import Cancelled, TielineError, untrace
-from tieline.model import AnyBody, Cause, Hop, Opened, Reply, Request, Shape
+from tieline.model import AnyBody, Cause, Headers, Hop, Opened, Reply, Request, Shape
 from tieline.net.http2 import Exchange, Http2Protocol, Upkeep
 from tieline.net.tunnel import Flow, drain
 from tieline.wire.errors_text import explained
@@ -39,10 +39,11 @@ class Taker(Protocol):
         """
         ...
 
-    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes) -> bool:
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes, timeout: bytes) -> bool:
         """Take over a request that ``take`` left a plan for, or return False to have it brought to ``take``.
 
-        ``tail``: The trace context that stood behind it (see ``hpack.trace_literals``); empty if there was none.
+        ``tail`` is the trace context that stood behind it (see ``hpack.trace_literals``), ``timeout`` the value of
+        ``grpc-timeout``; both empty if there was none.
         """
         ...
 
@@ -58,10 +59,11 @@ DRAIN_NOTICE_S: Final = 0.05
 
 
 class _Untaken(NamedTuple):
-    """The plan for requests that a taker did not want: what one of them says."""
+    """The plan for requests that a taker did not want: what one of them says, ``headers`` being all but a time-out."""
 
     taker: Taker | None
     like: Request
+    headers: Headers
     shape: Shape
 
 
@@ -127,6 +129,7 @@ class Http2Server(Http2Protocol):
         super().__init__(client=False, limits=limits, native=native, max_body=max_body, upkeep=upkeep)
         self.handler = handler
         self.taker = taker
+        self.h2.recognises = taker is not None and not native
         self._members = members
         self._opened = 0
         self._greeted = False
@@ -176,7 +179,10 @@ class Http2Server(Http2Protocol):
             return
         repeated = self.h2.repeated
         if repeated is not None and not end and request.verb == b"POST" and request.length is None:
-            repeated.plan = _Untaken(self.taker, request, Shape())
+            headers = request.headers
+            if not repeated.has_timeout:
+                headers = [field for field in headers if field[0] != b"grpc-timeout"]
+            repeated.plan = _Untaken(self.taker, request, headers, Shape())
         if not native:
             # Between Tielines the fields are an HTTP/1.1 request's, line for line; from others they are HTTP/2's.
             request.headers = join_cookies(request.headers)
@@ -189,16 +195,19 @@ class Http2Server(Http2Protocol):
             exchange.pieces = []
             self._fresh.append(exchange)
 
-    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, timeout: bytes, end: bool) -> bool:
         plan = known.plan
         if type(plan) is not _Untaken:
-            return self.taker is not None and self.taker.repeat(self, stream, plan, tail)
+            return self.taker is not None and self.taker.repeat(self, stream, plan, tail, timeout)
         if tail or plan.taker is not self.taker:
             return False
         like = plan.like
+        headers = plan.headers.copy()
+        if timeout:
+            headers.append((b"grpc-timeout", timeout))
         request = Request(
-            b"POST", like.path, like.query, like.headers.copy(), b"", None, like.authority, like.protocol, like.native,
-            plan.shape,
+            b"POST", like.path, like.query, headers, b"", None, like.authority, like.protocol, like.native,
+            None if timeout else plan.shape,
         )  # fmt: skip
         exchange = stream.handler = ServerExchange(self, stream, request)
         exchange.pieces = []

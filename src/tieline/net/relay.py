@@ -45,7 +45,7 @@ from tieline.wire.grpc.timeout import render_timeout
 from tieline.wire.grpc.walker import MessageWalker
 from tieline.wire.http2 import ErrorCode, Stream
 from tieline.wire.http2.frames import code_name
-from tieline.wire.http2.hpack import Fields, Likely, flagged
+from tieline.wire.http2.hpack import Fields, Likely, flagged, literals
 
 log = logging.getLogger("dapr.runtime.grpc")
 
@@ -88,15 +88,13 @@ class Outline:
 
     Args:
         fields: As ``Connection.send_request`` takes them; scheme and authority are filled in for each place.
-        timeout: Place of ``grpc-timeout`` among them, and its seconds; ``None`` without one.
         repeats: More of such calls are to be expected.
     """
 
-    __slots__ = ("_at", "fields", "repeats", "timeout")
+    __slots__ = ("_at", "fields", "repeats")
 
-    def __init__(self, fields: Fields, timeout: tuple[int, float] | None, *, repeats: bool) -> None:
+    def __init__(self, fields: Fields, *, repeats: bool) -> None:
         self.fields = fields
-        self.timeout = timeout
         self.repeats = repeats
         self._at: dict[Place, Likely] = {}
 
@@ -115,15 +113,6 @@ class Outline:
         fields[_SCHEME_AT] = place.scheme
         fields[_AUTHORITY_AT] = place.authority
         return fields
-
-    def with_left(self, seconds: float) -> Outline:
-        """Return the head of a call that has waited: with the time that it has left."""
-        if self.timeout is None:
-            return self
-        at, _ = self.timeout
-        fields = self.fields.copy()
-        fields[at] = (b"grpc-timeout", render_timeout(seconds), True)
-        return Outline(fields, (at, seconds), repeats=False)
 
 
 class Route(Protocol):
@@ -551,7 +540,7 @@ class Relay:
 
     Attributes:
         outline: The head of the request to the server.
-        tail: What stands behind that, in ``hpack.literals``: what is this call's own.
+        tail: What stands behind that, in ``hpack.literals``: what is this call's own, but for its time-out.
         place: Where it goes; the route sets it.
         record: What happened to it.
         deadline: Event-loop time at which it is over; ``None`` without one.
@@ -562,14 +551,15 @@ class Relay:
     """
 
     __slots__ = (
-        "_due", "_task", "believes", "code", "deadline", "down", "echo", "head_sent", "heard", "outline", "place",
-        "record", "route", "slot", "tail", "tries", "up",
+        "_due", "_task", "_timeout", "believes", "code", "deadline", "down", "echo", "head_sent", "heard", "outline",
+        "place", "record", "route", "slot", "tail", "tries", "up",
     )  # fmt: skip
 
     def __init__(self, route: Route, outline: Outline, tail: bytes, record: CallRecord) -> None:
         self.route = route
         self.outline = outline
         self.tail = tail
+        self._timeout = b""
         self.record = record
         self.place: Place
         self.up: UpLane
@@ -595,6 +585,7 @@ class Relay:
         *,
         end: bool,
         deadlines: Deadlines,
+        timeout: tuple[bytes, float] | None,
     ) -> None:
         """Let the call set out.
 
@@ -603,13 +594,14 @@ class Relay:
             stream: The client's, whose request has just begun.
             end: And ended: there is no message.
             deadlines: Who watches that of this call.
+            timeout: ``grpc-timeout`` as it came, and its seconds; ``None`` without one.
         """
         up = self.up = UpLane(self, connection, stream, self.route.limit)
         up.ended = end
         stream.handler = stream.sink = up
-        timeout = self.outline.timeout
         if timeout is not None:
-            seconds = timeout[1]
+            value, seconds = timeout
+            self._timeout = literals([(b"grpc-timeout", value)])
             self.deadline = asyncio.get_running_loop().time() + seconds
             if seconds <= 0:
                 self.expire()
@@ -642,18 +634,19 @@ class Relay:
             return
         self._task = None
         if self.deadline is not None:
-            self.outline = self.outline.with_left(self.deadline - asyncio.get_running_loop().time())
+            left = self.deadline - asyncio.get_running_loop().time()
+            self._timeout = literals([(b"grpc-timeout", render_timeout(left))])
         self._set_out(client)
 
     def _set_out(self, client: Http2Client) -> None:
         self.believes = self.route.is_sidecar(client)
         up = self.up
         whole = up.ended and up.is_idle()
-        outline = self.outline
+        outline, tail = self.outline, self._timeout + self.tail
         if outline.repeats:
-            stream = client.h2.send_likely_request(outline.at(self.place), self.tail, end=whole)
+            stream = client.h2.send_likely_request(outline.at(self.place), tail, end=whole)
         else:
-            stream = client.h2.send_request(outline.fields_at(self.place), end=whole, tail=self.tail)
+            stream = client.h2.send_request(outline.fields_at(self.place), end=whole, tail=tail)
         down = self.down = DownLane(self, client, stream, self.route.limit)
         stream.handler = stream.sink = down
         up.other = down

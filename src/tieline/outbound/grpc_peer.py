@@ -67,7 +67,7 @@ from tieline.wire.grpc.status import (
 )
 from tieline.wire.grpc.timeout import render_timeout
 from tieline.wire.grpc.trace import TRACE_FIELDS, trace_metadata, trace_of
-from tieline.wire.http2.hpack import Fields, Likely
+from tieline.wire.http2.hpack import Fields, Likely, literals
 
 NO_HEAD: Final = "response does not contain the required fields in the leading chunk"
 _BODILESS: Final = frozenset([b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"])
@@ -113,12 +113,16 @@ class GrpcPeer:
         asked = call.body
         body: AnyBody = frame_stream(head, asked, 0) if isinstance(asked, bytes) else Outgoing(head, asked)
         fields: Fields | Likely
-        if connection.h2.peer_native and (call.rpc is None or call.rpc.deadline is None):
+        tail = b""
+        if connection.h2.peer_native:
             fields = self._place(endpoint)
+            timeout = _left(call)
+            if timeout:
+                tail = literals([(b"grpc-timeout", timeout)])
         else:
             fields = self._fields(connection, call, endpoint, STREAM_PATH)
         try:
-            return await _Rpc(connection, self._limit, call.record, self._answers).stream(fields, body, call)
+            return await _Rpc(connection, self._limit, call.record, self._answers).stream(fields, tail, body, call)
         except _Unimplemented:
             whole = await _again_whole(call, self._limit)
         message = frame(request_head(*self._head(call), whole))
@@ -187,11 +191,9 @@ class GrpcPeer:
     def _fields(self, connection: Http2Client, call: Invocation, endpoint: Endpoint, path: bytes) -> Fields:
         fields = _plain_fields(endpoint, path)
         rpc = call.rpc
-        if rpc is not None and rpc.deadline is not None:
-            left = rpc.deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                raise TimedOut
-            fields.append((b"grpc-timeout", render_timeout(left), True))
+        timeout = _left(call)
+        if timeout:
+            fields.append((b"grpc-timeout", timeout, True))
         if not connection.h2.peer_native:  # a Tieline reads the metadata of the call
             traceparent, _ = trace_of(call.headers, binary_first=rpc is not None)
             fields += [(name, value, True) for name, value in trace_metadata(traceparent)]
@@ -235,9 +237,9 @@ class _Rpc:
         self._begun = False
         """Something of an answer has come."""
 
-    async def stream(self, fields: Fields | Likely, body: AnyBody, call: Invocation) -> Reply:
+    async def stream(self, fields: Fields | Likely, tail: bytes, body: AnyBody, call: Invocation) -> Reply:
         """Call ``CallLocalStream``."""
-        answer = await self._ask(fields, body, call)
+        answer = await self._ask(fields, tail, body, call)
         known = self._known_answer(answer)
         if known is not None:
             self._silence()
@@ -295,7 +297,7 @@ class _Rpc:
 
     async def unary(self, fields: Fields, body: bytes, call: Invocation) -> Reply:
         """Call ``CallLocal``."""
-        source, reader = self._begin(await self._ask(fields, body, call))
+        source, reader = self._begin(await self._ask(fields, b"", body, call))
         try:
             raw = await self._first_message(source, reader)
             head = read_message(pb.InternalInvokeResponse, raw, request=False)
@@ -309,8 +311,10 @@ class _Rpc:
             self._drop(source)
             raise self._explained(error) from None
 
-    async def _ask(self, fields: Fields | Likely, body: AnyBody, call: Invocation) -> Reply:
+    async def _ask(self, fields: Fields | Likely, tail: bytes, body: AnyBody, call: Invocation) -> Reply:
         """Send the request, and return what comes back once its head is there.
+
+        ``tail``: See ``Connection.send_request``.
 
         Raises:
             TielineError: The RPC failed before it brought anything.
@@ -318,7 +322,7 @@ class _Rpc:
         connection = self._connection
         if not connection.h2.can_open:
             await connection.wait_turn()
-        exchange = connection.begin_request(fields, body)
+        exchange = connection.begin_request(fields, body, tail)
         if call.rpc is not None and call.rpc.deadline is not None:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_at(call.rpc.deadline, _expire, connection, exchange)
@@ -505,6 +509,20 @@ async def _again_whole(call: Invocation, limit: int | None) -> bytes:
         )
     body.rewind()
     return await collect(body, limit, lambda: TooLarge("stream too large"))
+
+
+def _left(call: Invocation) -> bytes:
+    """Return the time that a call has left, as it is sent; empty for any time.
+
+    Raises:
+        TimedOut: It has none.
+    """
+    if call.rpc is None or call.rpc.deadline is None:
+        return b""
+    left = call.rpc.deadline - asyncio.get_running_loop().time()
+    if left <= 0:
+        raise TimedOut
+    return render_timeout(left)
 
 
 def _plain_fields(endpoint: Endpoint, path: bytes) -> Fields:

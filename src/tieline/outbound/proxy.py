@@ -254,11 +254,19 @@ class Proxy:
             self._over(record)
             return None
         plan.user_agent = user_agent
-        self.repeat(connection, stream, plan, end=end)
+        self.repeat(connection, stream, plan, head.timeout, end=end)
         return plan
 
-    def repeat(self, connection: Http2Server, stream: Stream, plan: Plan, *, end: bool = False) -> None:
-        """Take over a call with a head that is known."""
+    def repeat(
+        self,
+        connection: Http2Server,
+        stream: Stream,
+        plan: Plan,
+        timeout: tuple[bytes, float] | None,
+        *,
+        end: bool = False,
+    ) -> None:
+        """Take over a call with a head that is known but for its time-out, the value and seconds."""
         record = CallRecord()
         record.started = perf_counter()
         record.caller = self._app_id
@@ -278,7 +286,7 @@ class Proxy:
             record.local = True
         relay = Relay(route, plan.outline, tail, record)
         relay.echo = plan.echo
-        relay.begin(connection, stream, end=end, deadlines=self._deadlines)
+        relay.begin(connection, stream, end=end, deadlines=self._deadlines, timeout=timeout)
 
     def _plan(self, path: bytes, head: Head, record: CallRecord, *, repeats: bool) -> Plan:
         named = head.first(b"dapr-app-id")
@@ -297,7 +305,7 @@ class Proxy:
                 grpc_code=GrpcCode.PERMISSION_DENIED,
             )
         fields = head.fields
-        plan = Plan(self._peers if own else self._app, target, path, Outline(fields, head.timeout, repeats=repeats))
+        plan = Plan(self._peers if own else self._app, target, path, Outline(fields, repeats=repeats))
         noted = head.noted
         if self._traced:
             plan.echo = self._check_baggage(noted)

@@ -256,6 +256,25 @@ async def test_calls_whose_heads_repeat_are_each_a_call_of_its_own(
     assert all(record.rpc_code == 0 and record.response_bytes for record in done)
 
 
+@pytest.mark.rule("G-20", "G-77")
+@pytest.mark.parametrize("own", [False, True])
+async def test_calls_alike_have_each_its_own_deadline(house: House, own: bool) -> None:
+    """Clients write it into the head, and some have the table remember it."""
+    await house.open()
+    client = house.client(house.ends.own_api if own else house.ends.api)
+    timeouts: list[float | None] = [20, 20, 20, 40, None, 80, 20, None, None, None, 160, 160, 160, 20, None, 60, 61, 62]
+
+    for timeout in timeouts:
+        assert await client.call("Unary", b"x", timeout=timeout) == b"x"
+
+    for timeout, left in zip(timeouts, house.app.times, strict=True):
+        if timeout is None:
+            assert left is None
+        else:
+            assert left is not None
+            assert timeout - 10 < left < timeout * 1.1 + 1
+
+
 async def test_a_head_that_is_known_means_nothing_to_whoever_takes_calls_next(house: House) -> None:
     """As after a reload, on connections that stay open."""
     await house.open(app_token="old")

@@ -27,6 +27,7 @@ from tieline.wire.errors_text import quote
 from tieline.wire.grpc.messages import BadMessages
 from tieline.wire.grpc.proxied import BadHead, Head, no_target
 from tieline.wire.grpc.status import CONTENT_TYPE
+from tieline.wire.grpc.timeout import BadTimeout, Timeout, parse_timeout
 from tieline.wire.headers import Noted
 from tieline.wire.http2 import Stream
 
@@ -82,8 +83,8 @@ class Proxy(Protocol):
             What ``repeat`` is to be given for the next one; ``None`` if it must come here.
         """
 
-    def repeat(self, connection: Http2Server, stream: Stream, plan: Any) -> None:
-        """Take over one with a head that is known."""
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, timeout: Timeout | None) -> None:
+        """Take over one with a head that is known but for its time-out."""
 
 
 class _LetIn(NamedTuple):
@@ -202,15 +203,29 @@ class GrpcApi:
         repeated = connection.h2.repeated
         plan = proxy.take(connection, stream, whole, head, end, user_agent=agent, repeats=repeated is not None)
         if repeated is not None and plan is not None:
-            repeated.plan = (self, plan)
+            repeated.plan = (self, plan, head.timeout if repeated.has_timeout else None)
         return True
 
-    def repeat(self, connection: Http2Server, stream: Stream, plan: tuple[GrpcApi, Any], tail: bytes) -> bool:
+    def repeat(
+        self,
+        connection: Http2Server,
+        stream: Stream,
+        plan: tuple[GrpcApi, Any, Timeout | None],
+        tail: bytes,
+        timeout: bytes,
+    ) -> bool:
         """Leave to the proxy an RPC of which all is known; see ``net.http2_server.Taker``."""
-        owner, known = plan
+        owner, known, within = plan
         if owner is not self or tail or self._proxy is None:
             return False
-        self._proxy.repeat(connection, stream, known)
+        if timeout:
+            try:
+                within = (timeout, parse_timeout(timeout))
+            except BadTimeout:
+                return False
+            if within[1] <= 0:
+                return False
+        self._proxy.repeat(connection, stream, known, within)
         return True
 
     # ── who may come in ────────────────────────────────────────────────────────────────────────────

@@ -87,7 +87,7 @@ class Head:
             entries that travel on whoever the next hop is.
         noted: Values, in order, of the entries that decide something; of these only ``baggage`` is among
             the fields.
-        timeout: Place of ``grpc-timeout`` among the fields, and the seconds it says; ``None`` without one.
+        timeout: ``grpc-timeout`` as it came, and the seconds it says; ``None`` without one. Not among the fields.
     """
 
     __slots__ = ("content_type", "fields", "noted", "timeout")
@@ -105,7 +105,7 @@ class Head:
         known = _KNOWN
         fields: Fields = [_METHOD, (b":path", path, False), _SCHEME, _SCHEME, _TE]
         noted: dict[bytes, list[bytes]] = {}
-        self.timeout: tuple[int, float] | None = None
+        self.timeout: tuple[bytes, float] | None = None
         self.content_type = b""
         for name, value in headers:
             action = known[name]
@@ -126,8 +126,7 @@ class Head:
                     fields.append((name, value, False))
             elif action == _TIMEOUT:
                 if self.timeout is None:
-                    self.timeout = (len(fields), _seconds(value))
-                    fields.append((name, value, True))
+                    self.timeout = (value, _seconds(value))
             elif action == _KEEP_BINARY:
                 _check_binary(name, value)
                 fields.append((name, value, True))

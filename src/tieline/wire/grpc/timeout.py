@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
+Timeout: TypeAlias = tuple[bytes, float]
+"""A time-out as it came, and its seconds."""
 _UNITS_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 MAX_DIGITS: Final = 8
 _LARGEST: Final = 10**MAX_DIGITS - 1
@@ -19,17 +21,18 @@ def parse_timeout(value: bytes) -> float:
     Raises:
         BadTimeout: It is none.
     """
+    unit = _UNITS_S.get(value[-1:])
+    digits = value[:-1]
+    if unit is not None and digits.isdigit() and len(digits) <= MAX_DIGITS:
+        return int(digits) * unit
     shown = value.decode("latin-1")
     if len(value) < 2:
         raise BadTimeout(f'transport: timeout string is too short: "{shown}"')
     if len(value) > MAX_DIGITS + 1:
         raise BadTimeout(f'transport: timeout string is too long: "{shown}"')
-    unit = _UNITS_S.get(value[-1:])
     if unit is None:
         raise BadTimeout(f'transport: timeout unit is not recognized: "{shown}"')
-    if not value[:-1].isdigit():
-        raise BadTimeout(f'strconv.ParseUint: parsing "{shown[:-1]}": invalid syntax')
-    return int(value[:-1]) * unit
+    raise BadTimeout(f'strconv.ParseUint: parsing "{shown[:-1]}": invalid syntax')
 
 
 def render_timeout(seconds: float) -> bytes:

@@ -154,10 +154,11 @@ class Listener(Protocol):
     def on_response(self, stream: Stream, status: int, headers: Headers, end: bool) -> None:
         """Client: the final answer began; interim ones are dropped. Others may be given the same ``headers``."""
 
-    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, end: bool) -> bool:
-        """In place of the above: a head or trailers came for which there is a ``plan``, with ``tail`` behind it.
+    def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, timeout: bytes, end: bool) -> bool:
+        """In place of the above: a head or trailers came for which there is a ``plan``.
 
-        Server: only heads that do not end the stream; return False to be told in full. Client: never with a ``tail``;
+        Server: only heads that do not end the stream, with ``tail``, the literals of a trace context, and the value of
+        ``grpc-timeout`` besides, both empty if there is none; return False to be told in full. Client: with neither;
         ``known.meaning`` is what it is else told, status and fields of a head in a tuple, or the trailers.
         """
 
@@ -230,6 +231,8 @@ class Connection:
         self.draining = False
         self.paused = False
         self.repeated: Repeated | None = None
+        self.recognises = False
+        """Server: heads that differ in their time-out alone count as repeated, too."""
         self.unread = 0
         self._grown = 0
         self._clock = clock
@@ -764,14 +767,14 @@ class Connection:
             self._block = (number, first_flags, pieces, size)
 
     def _on_block(self, number: int, flags: int, block: bytes) -> None:
-        tail = b""
+        tail = timeout = b""
         known = self._decoder.known.get(block)
         if known is None and not self.client:
-            block, tail = self._decoder.split(block)
+            block, tail, timeout = self._decoder.split(block)
             known = self._decoder.known.get(block)
         fields: Fields
         if known is not None:
-            if known.plan is not None and self._repeat(number, flags, known, tail):
+            if known.plan is not None and self._repeat(number, flags, known, tail, timeout):
                 return
             fields = known
         else:
@@ -781,6 +784,10 @@ class Connection:
                 raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
             except BadBlock as error:
                 raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from error
+            if self.recognises and not tail and not timeout and type(fields) is not Repeated:
+                known, value = self._decoder.recognise(fields)
+                if known is not None and known.plan is not None and self._repeat(number, flags, known, b"", value):
+                    return
         end = bool(flags & END_STREAM)
         stream = self.streams.get(number)
         if stream is None:
@@ -794,7 +801,9 @@ class Connection:
         elif stream.closed & REMOTE:
             self._stream_error(stream, ErrorCode.STREAM_CLOSED)
             return
-        self.repeated = fields if type(fields) is Repeated else None
+        self.repeated = fields if type(fields) is Repeated else known
+        if timeout:
+            fields = [*fields, (b"grpc-timeout", timeout, True)]
         if tail:
             fields = [*fields, *[(name, value, True) for name, value in read_trace(tail) or ()]]
         try:
@@ -809,7 +818,7 @@ class Connection:
         except Malformed:
             self._stream_error(stream, ErrorCode.PROTOCOL_ERROR)
 
-    def _repeat(self, number: int, flags: int, known: Repeated, tail: bytes) -> bool:
+    def _repeat(self, number: int, flags: int, known: Repeated, tail: bytes, timeout: bytes) -> bool:
         """Tell the listener of a head or trailers for which it has a plan; False if the whole way must be gone.
 
         They were found good before, and mean the same now.
@@ -828,14 +837,14 @@ class Connection:
             else:
                 return False
             self.repeated = None
-            return self.listener.on_repeated(stream, known, tail, bool(end))
+            return self.listener.on_repeated(stream, known, tail, timeout, bool(end))
         if stream is not None or end or not number & 1 or number <= self._last_peer_id:
             return False
         if number > self._refuse_above or len(self.streams) >= self.limits.streams:
             return False
         stream = self._accept(number)
         assert stream is not None
-        if self.listener.on_repeated(stream, known, tail, False):
+        if self.listener.on_repeated(stream, known, tail, timeout, False):
             stream.got_head = True
             return True
         return False

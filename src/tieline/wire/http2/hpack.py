@@ -53,6 +53,9 @@ TRACE_BYTES: Final = 125
 """Length of ``trace_literals``."""
 _TRACE: Final = b"\x10\x0btraceparent\x37%b\x10\x0egrpc-trace-bin\x27%b"
 _TRACE_BEGINS: Final = _TRACE[:14]
+_TIMEOUT: Final = b"\x10\x0cgrpc-timeout"
+_MAX_TIMEOUT: Final = len(_TIMEOUT) + 10
+"""Of the literal: its value has a length, at most eight digits and a unit."""
 _TRACEPARENT_BYTES: Final = 55
 _TRACE_BIN_BYTES: Final = 39
 _is_trace: Final = re.compile(
@@ -89,6 +92,11 @@ class Repeated(list[tuple[bytes, bytes, bool]]):
         super().__init__(fields)
         self.meaning: Any = None
         self.plan: Any = None
+
+    @property
+    def has_timeout(self) -> bool:
+        """Whether they hold a time-out, so that all have the same."""
+        return any(name == b"grpc-timeout" for name, _, _ in self)
 
 
 class Likely:
@@ -182,7 +190,7 @@ class HeaderEncoder:
 class HeaderDecoder:
     """Unpacks header blocks of one connection."""
 
-    __slots__ = ("_decode", "_decoder", "_table_size", "_well_formed", "known")
+    __slots__ = ("_alike", "_decode", "_decoder", "_table_size", "_well_formed", "known")
 
     def __init__(self, hard_limit: int) -> None:
         self._decoder = Decoder(hard_limit)
@@ -190,20 +198,46 @@ class HeaderDecoder:
         self._table_size = self._decoder.header_table_size
         self._well_formed: dict[bytes, bool] = {}
         """Blocks that were looked at, and whether they leave the table as it is."""
+        self._alike: dict[tuple[tuple[bytes, bytes, bool], ...], Repeated] = {}
         self.known: dict[bytes, Repeated] = {}
         """Blocks that were unpacked twice, leave the table as it is, and mean the same as long as it is so."""
 
-    def split(self, block: bytes) -> tuple[bytes, bytes]:
-        """Return a block without the trace context at its end (see ``trace_literals``), and that; empty without one.
+    def split(self, block: bytes) -> tuple[bytes, bytes, bytes]:
+        """Return a block without the trace context at its end (see ``trace_literals``), that, and a time-out before it.
 
-        Only of blocks that can be told apart without a look at the table: all else is one byte a field.
+        Both are empty where there is none; the time-out is the value of ``grpc-timeout``. Only of blocks that can be
+        told apart without a look at the table: all else is one byte a field.
         """
-        tail = block[-TRACE_BYTES:]
+        rest, tail, timeout = block, block[-TRACE_BYTES:], b""
         if tail.startswith(_TRACE_BEGINS) and _is_trace(tail):
             rest = block[:-TRACE_BYTES]
-            if rest in self.known or not rest.translate(None, _PLACES):
-                return rest, tail
-        return block, b""
+        else:
+            tail = b""
+        at = rest.rfind(_TIMEOUT, -_MAX_TIMEOUT)
+        size = len(rest) - at - len(_TIMEOUT) - 1
+        if at >= 0 and size > 0 and rest[at + len(_TIMEOUT)] == size:
+            rest, timeout = rest[:at], rest[-size:]
+        if rest is not block and (rest in self.known or not rest.translate(None, _PLACES)):
+            return rest, tail, timeout
+        return block, b"", b""
+
+    def recognise(self, fields: Fields) -> tuple[Repeated | None, bytes]:
+        """Return what stands for all heads that say the same but for their time-out, and that.
+
+        Many clients give each call a time-out of its own, and have the table remember it. ``None`` without one.
+        """
+        names = [name for name, _, _ in fields]
+        if b"grpc-timeout" not in names:
+            return None, b""
+        at = names.index(b"grpc-timeout")
+        rest = fields[:at] + fields[at + 1 :]
+        key = tuple(rest)
+        alike = self._alike.get(key)
+        if alike is None:
+            if len(self._alike) >= REPEATED_HEADS:
+                self._alike.clear()
+            alike = self._alike[key] = Repeated(rest)
+        return alike, fields[at][1]
 
     def decode(self, block: bytes, *, strictly: bool = True) -> Fields:
         """Return name, value and a flag for each field.

@@ -176,9 +176,9 @@ def test_a_trace_context_is_told_from_the_head_before_it_only_where_that_is_cert
     fresh, known = [encoder.encode_likely(head) + tail for _ in range(2)]
 
     assert len(tail) == TRACE_BYTES
-    assert decoder.split(fresh) == (fresh, b"")  # x-a stands there in full
+    assert decoder.split(fresh) == (fresh, b"", b"")  # x-a stands there in full
     decoder.decode(fresh)
-    assert decoder.split(known) == (known[:-TRACE_BYTES], tail)
+    assert decoder.split(known) == (known[:-TRACE_BYTES], tail, b"")
     assert decoder.decode(known[:-TRACE_BYTES]) == head.fields
     assert read_trace(tail) == [(b"traceparent", TRACEPARENT), (b"grpc-trace-bin", TRACE_BIN)]
 
@@ -189,4 +189,59 @@ def test_what_is_no_trace_context_stays_where_it_is(place: int) -> None:
     tail[place] = 0x0A
     block = b"\x88" + tail
 
-    assert HeaderDecoder(1 << 20).split(block) == (block, b"")
+    assert HeaderDecoder(1 << 20).split(block) == (block, b"", b"")
+
+
+@pytest.mark.parametrize("with_trace", [True, False])
+@pytest.mark.parametrize("value", [b"1S", b"12345678m"])
+def test_a_time_out_is_told_from_the_head_before_it(value: bytes, with_trace: bool) -> None:
+    encoder, decoder = HeaderEncoder(), HeaderDecoder(1 << 20)
+    head = Likely(flagged([(b":status", b"200"), (b"x-a", b"1")]))
+    tail = trace_literals(TRACEPARENT, TRACE_BIN) if with_trace else b""
+    timeout = literals([(b"grpc-timeout", value)])
+    fresh, known = [encoder.encode_likely(head) + timeout + tail for _ in range(2)]
+
+    decoder.decode(fresh)
+
+    rest = known[: -len(timeout + tail)]
+    assert decoder.split(known) == (rest, tail, value)
+    assert decoder.decode(rest) == head.fields
+    for cut in range(1, len(timeout)):
+        block = rest + timeout[:-cut] + tail
+        assert decoder.split(block) in ((block, b"", b""), (block[: len(block) - len(tail)], tail, b""))
+
+
+def test_heads_that_differ_in_their_time_out_alone_are_known_as_one() -> None:
+    decoder = HeaderDecoder(1 << 20)
+    one, other = [
+        [(b":path", b"/a/b", False), (b"grpc-timeout", value, False), (b"x-a", b"1", False)] for value in (b"1S", b"9m")
+    ]
+
+    known, timeout = decoder.recognise(one)
+    again, later = decoder.recognise(other)
+
+    assert known is not None
+    assert known is again
+    assert (timeout, later) == (b"1S", b"9m")
+    assert known == [one[0], one[2]]
+    assert not known.has_timeout
+    assert decoder.recognise([one[0], (b"x-a", b"2", False), one[1]])[0] is not known
+    assert decoder.recognise([one[0], one[2]]) == (None, b"")
+    for number in range(1000):
+        decoder.recognise([(b"x-a", b"%d" % number, False), one[1]])
+    assert decoder.recognise(one)[0] is not known  # what is remembered is bounded
+
+
+PIECES = st.sampled_from(
+    [
+        b"\x88", literals([(b"grpc-timeout", b"1S")]), literals([(b"grpc-timeout", b"9" * 20)]),
+        trace_literals(TRACEPARENT, TRACE_BIN), b"\x10\x0cgrpc-timeout", b"\x10\x0cgrpc-timeout\x05", b"\x10",
+    ]
+) | st.binary(max_size=20)  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=5).map(b"".join))
+def test_a_block_is_split_into_what_it_is_made_of(block: bytes) -> None:
+    rest, tail, timeout = HeaderDecoder(1 << 20).split(block)
+
+    assert rest + (literals([(b"grpc-timeout", timeout)]) if timeout else b"") + tail == block
