@@ -354,7 +354,7 @@ class GrpcChannel:
 def _whole_answer(reply: Reply, limit: int | None) -> Answer | None:
     """Return the answer that most are: one message, and a good end, all of which is there; ``None`` for any other."""
     body, headers = reply.body, reply.headers
-    if type(body) is not BodyStream or not _is_grpc(reply):
+    if not isinstance(body, BodyStream) or not _is_grpc(reply):
         return None
     whole, trailers = body.whole(), body.trailers
     if (

@@ -188,6 +188,24 @@ class BodyStream:
             self._source.body_consumed(size)
 
 
+class WholeBody(BodyStream):
+    """A body that came whole, with trailers, which plain bytes cannot carry."""
+
+    __slots__ = ()
+
+    def __init__(self, data: bytes, trailers: Headers) -> None:
+        self._source = _NO_SOURCE
+        self._left = None
+        self._pieces = deque((data,)) if data else deque()
+        self._waiter = None
+        self._error = None
+        self._ended = True
+        self._abandoned = False
+        self.size = len(data)
+        self.touched = False
+        self.trailers = trailers
+
+
 def too_large() -> TooLarge:
     """Return the failure of a body over its limit, in the words that clients know (H-60)."""
     return TooLarge(
@@ -206,9 +224,9 @@ def within(body: bytes, limit: int | None) -> bytes | BodyStream:
 
 
 def ended(body: bytes, limit: int | None, trailers: Headers) -> BodyStream:
-    """Return a whole body that has trailers, which plain bytes cannot carry."""
-    stream = BodyStream(_NO_SOURCE, limit)
-    if body:
-        stream.feed(body)
-    stream.end(trailers)
-    return stream
+    """Return a whole body that has trailers, or in its place one that fails, if it is over the limit."""
+    if limit is not None and len(body) > limit:
+        stream = BodyStream(_NO_SOURCE)
+        stream.fail(too_large())
+        return stream
+    return WholeBody(body, trailers)

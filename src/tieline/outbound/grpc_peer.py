@@ -273,7 +273,7 @@ class _Rpc:
         Returns ``None``, and has read nothing, if it is any other.
         """
         source = answer.body
-        if type(source) is not BodyStream or answer.headers != _PLAIN or answer.status != 200:
+        if not isinstance(source, BodyStream) or answer.headers != _PLAIN or answer.status != 200:
             return None
         raw = source.whole()
         if raw is None or source.trailers != _DONE or not is_one_message(raw, self._limit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from typing import Final
 
@@ -9,6 +10,7 @@ from tieline.errors import GrpcCode
 
 PREFIX: Final = 5
 """Bytes before each message."""
+_prefix_of: Final = struct.Struct(">BL").unpack_from
 SMALL_PIECE: Final = 512
 JOINED_PIECE: Final = 4096
 """Pieces of a message under the first are joined up to the second: each costs much beside what it holds."""
@@ -46,7 +48,7 @@ def frame(message: bytes) -> bytes:
 def is_one_message(body: bytes, limit: int | None) -> bool:
     """Say whether a body is just one message, not packed and not too long."""
     size = len(body) - PREFIX
-    return body[:1] == b"\0" and int.from_bytes(body[1:PREFIX], "big") == size and (limit is None or size <= limit)
+    return size >= 0 and _prefix_of(body) == (0, size) and (limit is None or size <= limit)
 
 
 def only_message(body: bytes, limit: int | None, encoding: bytes = b"") -> bytes:
