@@ -113,6 +113,26 @@ async def test_the_app_may_call_others_while_its_sidecar_drains(mesh: Mesh) -> N
     assert await pair.callee.wait(3) == 0
 
 
+@pytest.mark.rule("H-143", "H-145")
+async def test_a_call_of_another_that_does_not_end_leaves_the_api_its_share_of_the_grace(mesh: Mesh) -> None:
+    app = Gate()
+    pair = await start_pair(mesh, app, "--dapr-graceful-shutdown-seconds", "4")
+    stream = await Client.open(pair.caller.port)
+    stream.send("POST", PATH, (), b"done")
+    await stream.head()
+    await app.entered.wait()
+
+    pair.callee.signal(signal.SIGTERM)
+    await pair.callee.says("beginning shutdown")
+    await refuses(pair.callee)
+    app.go_on.set()
+    answer = [await stream.chunk_in(), await stream.chunk_in()]
+
+    assert answer == [b"begun ", b"done"]
+    assert await pair.callee.wait(3) == 0
+    stream.close()
+
+
 @pytest.mark.rule("H-145", "H-148")
 @pytest.mark.parametrize("leaving", ["callee", "caller", "self"])
 async def test_calls_that_outlast_the_grace_are_cut(mesh: Mesh, leaving: str) -> None:

@@ -38,6 +38,8 @@ _signals_log = logging.getLogger("dapr.signals")
 FORCED_EXIT_S: Final = 0.1
 OUTBOUND_GRACE_S: Final = 0.1
 """How long an app that listens already may put off outbound health, so that others find it by then."""
+SHARE_OF_OTHERS: Final = 0.5
+"""Of the grace: so much of it calls of other sidecars may take before the API closes too, whose calls get the rest."""
 FIRST_PROBE_S: Final = 0.5
 """How long the first health probe of the app may put off that it is announced and the sidecar ready."""
 
@@ -320,13 +322,19 @@ class Sidecar:
         """Let calls in progress finish, in the order in which they need each other.
 
         First nobody finds us, and other sidecars are told to send no new calls. Calls that run in our app may
-        still need the API for calls of their own, so it closes after them; then its own calls finish.
+        still need the API for calls of their own, so it closes after them; then its own calls finish. One that does
+        not end (a stream, say) leaves its calls a share of the grace.
         """
+        grace = self._settings.graceful_shutdown_s
+        share = None if grace is None else asyncio.get_running_loop().time() + grace * SHARE_OF_OTHERS
         if self._names is not None:
             await self._names.withdraw()
-        await self._listeners.internal.drain()
-        await asyncio.gather(self._listeners.api.drain(), self._listeners.grpc.drain())
-        await self._listeners.public.drain()
+        listeners = self._listeners
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(share):
+                await listeners.internal.drain()
+        await asyncio.gather(listeners.internal.members.wait_empty(), listeners.api.drain(), listeners.grpc.drain())
+        await listeners.public.drain()
         await self._scraped.drain()  # after the calls, so that a last look at the metrics has them all
         await self._parts.aclose()
         if self._names is not None:
