@@ -23,7 +23,7 @@ from tieline.net.loop import serve
 from tieline.outbound.peer import PEER_LIMITS
 from tieline.outbound.proxy import PeerRoute, Proxy
 from tieline.wire.grpc.proxied import Head, NewTraces
-from tieline.wire.grpc.timeout import parse_timeout
+from tieline.wire.grpc.timeout import Timeout
 from tieline.wire.http2 import Limits, Stream
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -293,11 +293,11 @@ class _Api:
             known.plan = (plan, head.timeout if known.has_timeout else None)
         return True
 
-    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes, timeout: bytes) -> bool:
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes, timeout: Timeout | None) -> bool:
         if tail:
             return False
-        known, within = plan
-        self.proxy.repeat(connection, stream, known, (timeout, parse_timeout(timeout)) if timeout else within)
+        known, same = plan
+        self.proxy.repeat(connection, stream, known, timeout or same)
         return True
 
 

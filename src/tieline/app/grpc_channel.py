@@ -314,12 +314,11 @@ class GrpcChannel:
         encoding = next((value for name, value in headers if name == b"grpc-encoding"), b"")
         message: bytes | None = None
         try:
+            reader = MessageReader(self._max_message, encoding)
             if isinstance(body, bytes):
-                reader = MessageReader(self._max_message, encoding)
                 reader.feed(body)
                 message = reader.next()
             else:
-                reader = MessageReader(self._max_message, encoding)
                 while piece := await body.read():
                     if message is None:  # what follows the message is not looked at
                         reader.feed(piece)

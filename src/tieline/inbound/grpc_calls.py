@@ -223,14 +223,9 @@ class GrpcCalls:
         head, traceparent = split_trace(split[0])
         if not is_traceparent(traceparent) or not traceparent.startswith(b"00"):
             return None
-        known = self._known.get(head)
+        known = self._known.get(head) or self._known.learn(head, self._learn)
         if known is None:
-            if not self._known.wants(head):
-                return None
-            known = self._learn(head)
-            if known is None:
-                return None
-            self._known[head] = known
+            return None
         like, content_type, type_url, number, shape = known
         data = split[1]
         seen = like.record

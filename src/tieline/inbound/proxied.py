@@ -13,7 +13,7 @@ from tieline.net.http2_server import Http2Server
 from tieline.net.relay import Outline, Relay, Route, refuse
 from tieline.wire.grpc.proxied import BadHead, Head, no_target
 from tieline.wire.grpc.status import CONTENT_TYPE
-from tieline.wire.grpc.timeout import BadTimeout, Timeout, parse_timeout
+from tieline.wire.grpc.timeout import Timeout
 from tieline.wire.grpc.trace import TRACE_BIN
 from tieline.wire.http2 import Stream
 from tieline.wire.http2.hpack import literals
@@ -116,16 +116,11 @@ class ProxiedCalls:
         self._begin(connection, stream, plan, plan.tail, plan.trace_id, timeout, end)
         return True
 
-    def repeat(self, connection: Http2Server, stream: Stream, plan: Plan, tail: bytes, timeout: bytes) -> bool:
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Plan, tail: bytes, timeout: Timeout | None) -> bool:
         """Take over a proxied call with a head that is known; see ``net.http2_server.Taker``."""
         if plan.owner is not self:
             return False
-        within = plan.timeout
-        if timeout:
-            try:
-                within = (timeout, parse_timeout(timeout))
-            except BadTimeout:
-                return False
+        within = timeout or plan.timeout
         # Of what is there twice the last one is the sidecar's own, as ever.
         if tail:
             self._begin(connection, stream, plan, tail, tail[17:49], within, False)

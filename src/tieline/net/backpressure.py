@@ -13,10 +13,7 @@ from typing import Final, Protocol
 
 from tieline.errors import TielineError, TooLarge
 from tieline.model import MAX_CHUNK, Headers
-
-SMALL_PIECE: Final = 512
-JOINED_PIECE: Final = 4096
-"""Pieces under the first are joined up to the second: a body of single bytes must not cost a hundred times its size."""
+from tieline.wire.pieces import add_piece
 
 
 class Source(Protocol):
@@ -80,13 +77,8 @@ class BodyStream:
         if self._abandoned or self._error is not None:
             self._source.body_consumed(len(data))
             return
-        size = len(data)
-        pieces = self._pieces
-        if size < SMALL_PIECE and pieces and len(pieces[-1]) < JOINED_PIECE:
-            pieces[-1] += data
-        else:
-            pieces.append(data)
-        self.size += size
+        add_piece(self._pieces, data)
+        self.size += len(data)
         self._wake()
 
     def end(self, trailers: Headers | None = None) -> None:
@@ -225,8 +217,5 @@ def within(body: bytes, limit: int | None) -> bytes | BodyStream:
 
 def ended(body: bytes, limit: int | None, trailers: Headers) -> BodyStream:
     """Return a whole body that has trailers, or in its place one that fails, if it is over the limit."""
-    if limit is not None and len(body) > limit:
-        stream = BodyStream(_NO_SOURCE)
-        stream.fail(too_large())
-        return stream
-    return WholeBody(body, trailers)
+    checked = within(body, limit)
+    return WholeBody(checked, trailers) if isinstance(checked, bytes) else checked

@@ -182,7 +182,7 @@ class Http2Client(Http2Protocol):
                 waiter.set_exception(error)
 
     # ── requests ───────────────────────────────────────────────────────────────────────────────────
-    def begin_request(self, fields: Fields | Likely, body: AnyBody, tail: bytes = b"") -> ClientExchange:
+    def begin_request(self, head: Fields | Likely, body: AnyBody, tail: bytes = b"") -> ClientExchange:
         """Send a request; ``h2.can_open`` must hold. Await ``answer`` of what is returned, or ``cancel`` it.
 
         The answer comes as soon as its head is there; its body is bytes when it came whole with the head, else a
@@ -196,10 +196,7 @@ class Http2Client(Http2Protocol):
         """
         h2 = self.h2
         whole = body if isinstance(body, bytes) else None
-        if isinstance(fields, Likely):
-            stream = h2.send_likely_request(fields, tail, end=whole == b"")
-        else:
-            stream = h2.send_request(fields, end=whole == b"", tail=tail)
+        stream = h2.send_request(head, end=whole == b"", tail=tail)
         exchange = stream.handler = ClientExchange(self, stream, self._loop.create_future())
         if whole is None:
             if isinstance(body, Flow):

@@ -12,6 +12,7 @@ from tieline.model import AnyBody, Cause, Headers, Hop, Opened, Reply, Request, 
 from tieline.net.http2 import Exchange, Http2Protocol, Upkeep
 from tieline.net.tunnel import Flow, drain
 from tieline.wire.errors_text import explained
+from tieline.wire.grpc.timeout import BadTimeout, Timeout, parse_timeout
 from tieline.wire.http2 import ErrorCode, Limits, Stream
 from tieline.wire.http2.hpack import Repeated
 from tieline.wire.http2.messages import join_cookies
@@ -39,11 +40,11 @@ class Taker(Protocol):
         """
         ...
 
-    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes, timeout: bytes) -> bool:
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Any, tail: bytes, timeout: Timeout | None) -> bool:
         """Take over a request that ``take`` left a plan for, or return False to have it brought to ``take``.
 
-        ``tail`` is the trace context that stood behind it (see ``hpack.trace_literals``), ``timeout`` the value of
-        ``grpc-timeout``; both empty if there was none.
+        ``tail`` is the trace context that stood behind it (see ``hpack.trace_literals``), empty if there was none;
+        ``timeout`` what was not in all such requests alike.
         """
         ...
 
@@ -198,7 +199,15 @@ class Http2Server(Http2Protocol):
     def on_repeated(self, stream: Stream, known: Repeated, tail: bytes, timeout: bytes, end: bool) -> bool:
         plan = known.plan
         if type(plan) is not _Untaken:
-            return self.taker is not None and self.taker.repeat(self, stream, plan, tail, timeout)
+            if self.taker is None:
+                return False
+            within = None
+            if timeout:
+                try:
+                    within = (timeout, parse_timeout(timeout))
+                except BadTimeout:
+                    return False
+            return self.taker.repeat(self, stream, plan, tail, within)
         if tail or plan.taker is not self.taker:
             return False
         like = plan.like

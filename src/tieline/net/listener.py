@@ -233,7 +233,7 @@ class Listener:
     def hand_over(self, handler: object, taker: object = None) -> None:
         """Let others answer what open connections ask from now on; calls in progress go on as they began.
 
-        ``taker``: See ``net.http2_server.Taker``; ``None`` for none.
+        ``taker``: See ``net.http2_server.Taker``; ``None`` leaves it as it is.
         """
         for connection in self.members:
             connection.handler = handler

@@ -41,11 +41,12 @@ from tieline.wire.grpc.status import (
     status_of_reset,
     why_malformed,
 )
-from tieline.wire.grpc.timeout import render_timeout
+from tieline.wire.grpc.timeout import Timeout, render_timeout
 from tieline.wire.grpc.walker import MessageWalker
 from tieline.wire.http2 import ErrorCode, Stream
 from tieline.wire.http2.frames import code_name
 from tieline.wire.http2.hpack import Fields, Likely, flagged, literals
+from tieline.wire.pieces import add_piece
 
 log = logging.getLogger("dapr.runtime.grpc")
 
@@ -56,9 +57,6 @@ FIRST_GROWTH_BYTES: Final = 512 << 10
 LAST_GROWTH_BYTES: Final = 1 << 20
 """After the first so many bytes and after the last, the window of a stream is doubled whose sink keeps up; so it is
 256 KiB at most, and all of a connection together have ``Limits.grown`` for that."""
-SMALL_PIECE: Final = 512
-JOINED_PIECE: Final = 4096
-"""Waiting pieces under the first are joined up to the second, as in ``net.backpressure``."""
 _SCHEME_AT: Final = 2
 _AUTHORITY_AT: Final = 3
 MAX_PLACES: Final = 16
@@ -98,21 +96,20 @@ class Outline:
         self.repeats = repeats
         self._at: dict[Place, Likely] = {}
 
-    def at(self, place: Place) -> Likely:
-        """Return the head for one place, always the same."""
+    def at(self, place: Place) -> Fields | Likely:
+        """Return the head for one place; always the same if it repeats."""
         head = self._at.get(place)
-        if head is None:
-            if len(self._at) >= MAX_PLACES:
-                self._at.clear()
-            head = self._at[place] = Likely(self.fields_at(place))
-        return head
-
-    def fields_at(self, place: Place) -> Fields:
-        """Return the fields for one place."""
+        if head is not None:
+            return head
         fields = self.fields.copy()
         fields[_SCHEME_AT] = place.scheme
         fields[_AUTHORITY_AT] = place.authority
-        return fields
+        if not self.repeats:
+            return fields
+        if len(self._at) >= MAX_PLACES:
+            self._at.clear()
+        head = self._at[place] = Likely(fields)
+        return head
 
 
 class Route(Protocol):
@@ -269,10 +266,8 @@ class Lane:
         held = self._held
         if held is None:
             held = self._held = deque()
-        if held and len(data) < SMALL_PIECE and len(held[-1]) < JOINED_PIECE:
-            held[-1] += data
-        elif data:
-            held.append(data)
+        if data:
+            add_piece(held, data)
 
     # ── what goes on ───────────────────────────────────────────────────────────────────────────────
     def wake(self, error: TielineError | None = None) -> None:
@@ -585,7 +580,7 @@ class Relay:
         *,
         end: bool,
         deadlines: Deadlines,
-        timeout: tuple[bytes, float] | None,
+        timeout: Timeout | None,
     ) -> None:
         """Let the call set out.
 
@@ -642,11 +637,7 @@ class Relay:
         self.believes = self.route.is_sidecar(client)
         up = self.up
         whole = up.ended and up.is_idle()
-        outline, tail = self.outline, self._timeout + self.tail
-        if outline.repeats:
-            stream = client.h2.send_likely_request(outline.at(self.place), tail, end=whole)
-        else:
-            stream = client.h2.send_request(outline.fields_at(self.place), end=whole, tail=tail)
+        stream = client.h2.send_request(self.outline.at(self.place), end=whole, tail=self._timeout + self.tail)
         down = self.down = DownLane(self, client, stream, self.route.limit)
         stream.handler = stream.sink = down
         up.other = down

@@ -68,6 +68,7 @@ from tieline.wire.grpc.status import (
 from tieline.wire.grpc.timeout import render_timeout
 from tieline.wire.grpc.trace import TRACE_FIELDS, trace_metadata, trace_of
 from tieline.wire.http2.hpack import Fields, Likely, literals
+from tieline.wire.trace_context import TRACEPARENT_BYTES
 
 NO_HEAD: Final = "response does not contain the required fields in the leading chunk"
 _BODILESS: Final = frozenset([b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"])
@@ -78,7 +79,6 @@ _ANNOUNCED: Final = (
     (b"user-agent", f"tieline/{__version__}".encode(), False),
     (b"grpc-accept-encoding", b"identity, gzip", False),
 )
-TRACEPARENT_BYTES: Final = 55
 _PLAIN: Final[Headers] = [(b"content-type", CONTENT_TYPE)]
 _DONE: Final = render_status(OK)
 """Head and trailers of an answer of Tieline's that is the app's, and good."""
@@ -162,7 +162,7 @@ class GrpcPeer:
         return head + trace_entry(traceparent)
 
     def _place(self, endpoint: Endpoint) -> Likely:
-        """Return the fields of a call to another Tieline without a deadline: they are always the same."""
+        """Return the fields of a call to another Tieline: they are always the same, its time-out stands behind them."""
         fields = self._places.get(endpoint)
         if fields is None:
             if len(self._places) >= KNOWN_HEADS:
@@ -282,14 +282,9 @@ class _Rpc:
         if split is None:
             return None
         head, data = split
-        known = self._known.get(head)
+        known = self._known.get(head) or self._known.learn(head, _learn)
         if known is None:
-            if not self._known.wants(head):
-                return None
-            known = _learn(head)
-            if known is None:
-                return None
-            self._known[head] = known
+            return None
         source.abandon()
         self._record.rpc_code = 0
         headers, ends, content_type, type_url = known

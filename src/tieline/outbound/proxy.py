@@ -20,6 +20,7 @@ from tieline.resiliency.again import pause_before_retry
 from tieline.wire.baggage import BadBaggage
 from tieline.wire.baggage import check as read_baggage
 from tieline.wire.grpc.proxied import Head, NewTraces, no_target
+from tieline.wire.grpc.timeout import Timeout
 from tieline.wire.grpc.trace import TRACE_BIN, render_trace_bin, trace_of
 from tieline.wire.headers import identity
 from tieline.wire.http2 import Stream
@@ -241,12 +242,7 @@ class Proxy:
         Returns:
             What to ``repeat`` with the next call that has the same head; ``None`` if this one was refused.
         """
-        record = CallRecord()
-        record.started = perf_counter()
-        record.caller = self._app_id
-        record.verb = b"POST"
-        record.method = record.api_rpc = path
-        record.user_agent = user_agent
+        record = self._record(path, user_agent)
         try:
             plan = self._plan(path, head, record, repeats=repeats)
         except TielineError as error:
@@ -254,27 +250,34 @@ class Proxy:
             self._over(record)
             return None
         plan.user_agent = user_agent
-        self.repeat(connection, stream, plan, head.timeout, end=end)
+        self._begin(connection, stream, plan, record, head.timeout, end=end)
         return plan
 
-    def repeat(
-        self,
-        connection: Http2Server,
-        stream: Stream,
-        plan: Plan,
-        timeout: tuple[bytes, float] | None,
-        *,
-        end: bool = False,
-    ) -> None:
-        """Take over a call with a head that is known but for its time-out, the value and seconds."""
+    def repeat(self, connection: Http2Server, stream: Stream, plan: Plan, timeout: Timeout | None) -> None:
+        """Take over a call with a head that is known but for its time-out."""
+        record = self._record(plan.path, plan.user_agent)
+        record.target = plan.target
+        self._begin(connection, stream, plan, record, timeout, end=False)
+
+    def _record(self, path: bytes, user_agent: bytes) -> CallRecord:
         record = CallRecord()
         record.started = perf_counter()
         record.caller = self._app_id
         record.verb = b"POST"
-        record.method = record.api_rpc = plan.path
-        record.target = plan.target
-        if plan.user_agent:
-            record.user_agent = plan.user_agent
+        record.method = record.api_rpc = path
+        record.user_agent = user_agent
+        return record
+
+    def _begin(
+        self,
+        connection: Http2Server,
+        stream: Stream,
+        plan: Plan,
+        record: CallRecord,
+        timeout: Timeout | None,
+        *,
+        end: bool,
+    ) -> None:
         if plan.streaming:
             record.streaming = True
         trace = plan.trace

@@ -176,9 +176,8 @@ def survey(headers: Headers, *, drop_token: bool = False) -> tuple[Headers, Note
     """Look once at each field of an app's request: what leaves the caller's sidecar, and what it must know.
 
     Gone are hop-by-hop fields and those that ``Connection`` names (H-47, see ``LEFT_BEHIND``), ``host``,
-    ``content-length``,
-    ``dapr-app-id`` (H-20), the identity fields (H-48), all that is Tieline's own, and the trace context, which is
-    put back when it is decided.
+    ``content-length``, ``dapr-app-id`` (H-20), the identity fields (H-48), all that is Tieline's own, and the trace
+    context, which is put back when it is decided.
 
     Args:
         headers: The fields of the app's request.

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from tieline.model import Headers
 
-_LENGTH: Final = 55
+TRACEPARENT_BYTES: Final = 55
 _DASHES: Final = b"---"
 _LOWER_HEX: Final = b"0123456789abcdef"
 _DASH: Final = 0x2D
@@ -67,11 +67,11 @@ class Context:
 def is_traceparent(value: bytes) -> bool:
     """Tell whether a ``traceparent`` can be continued (O-6): of any version but ff, ids not all zero."""
     head = value
-    if len(value) != _LENGTH:
+    if len(value) != TRACEPARENT_BYTES:
         # Only a higher version may go on behind the flags.
-        if len(value) < _LENGTH or value[_LENGTH] != _DASH or value.startswith(b"00"):
+        if len(value) < TRACEPARENT_BYTES or value[TRACEPARENT_BYTES] != _DASH or value.startswith(b"00"):
             return False
-        head = value[:_LENGTH]
+        head = value[:TRACEPARENT_BYTES]
     return (
         head.translate(None, _LOWER_HEX) == _DASHES
         and head[2] == _DASH
@@ -112,8 +112,8 @@ def continue_or_start(
     """
     if traceparents and is_traceparent(traceparents[0]):
         traceparent = traceparents[0]
-        if len(traceparent) != _LENGTH or not traceparent.startswith(b"00"):
-            traceparent = b"00" + traceparent[2:_LENGTH]
+        if len(traceparent) != TRACEPARENT_BYTES or not traceparent.startswith(b"00"):
+            traceparent = b"00" + traceparent[2:TRACEPARENT_BYTES]
         return Context(traceparent, tracestates[0] if tracestates else b"")
     return Context(b"00-%b-%b-00" % new_ids())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 from typing import Final
 
 from tieline.errors import GrpcCode
@@ -11,7 +10,7 @@ from tieline.model import Headers, Request
 from tieline.wire.errors_text import quote
 from tieline.wire.grpc.mapping import RESERVED
 from tieline.wire.grpc.messages import BadMessages, MessageReader, only_message, why_unreadable
-from tieline.wire.grpc.metadata import is_binary
+from tieline.wire.grpc.metadata import is_base64, is_binary
 from tieline.wire.grpc.timeout import BadTimeout, parse_timeout
 from tieline.wire.grpc.trace import TRACE_FIELDS
 from tieline.wire.headers import IDENTITY, MAX_KNOWN_NAME_BYTES, MAX_KNOWN_NAMES, Noted
@@ -102,15 +101,12 @@ def survey(headers: Headers) -> tuple[Headers, bytes, Noted | None]:
 
 def _check_binary(name: bytes, value: bytes) -> None:
     """Refuse a value that is no base64, padded or not; a list is none either (G-125)."""
-    text = value.rstrip(b"=")
-    try:
-        binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
-    except ValueError:
+    if not is_base64(value):
         good = next((at for at, byte in enumerate(value) if byte not in _BASE64), len(value) - len(value) % 4)
         raise BadMetadata(
             f"malformed binary metadata {quote(value)} in header {quote(name)}: "
             f"illegal base64 data at input byte {good}"
-        ) from None
+        )
 
 
 _BASE64: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")

@@ -27,7 +27,7 @@ from tieline.wire.errors_text import quote
 from tieline.wire.grpc.messages import BadMessages
 from tieline.wire.grpc.proxied import BadHead, Head, no_target
 from tieline.wire.grpc.status import CONTENT_TYPE
-from tieline.wire.grpc.timeout import BadTimeout, Timeout, parse_timeout
+from tieline.wire.grpc.timeout import Timeout
 from tieline.wire.headers import Noted
 from tieline.wire.http2 import Stream
 
@@ -212,20 +212,13 @@ class GrpcApi:
         stream: Stream,
         plan: tuple[GrpcApi, Any, Timeout | None],
         tail: bytes,
-        timeout: bytes,
+        timeout: Timeout | None,
     ) -> bool:
         """Leave to the proxy an RPC of which all is known; see ``net.http2_server.Taker``."""
-        owner, known, within = plan
-        if owner is not self or tail or self._proxy is None:
+        owner, known, same = plan
+        if owner is not self or tail or self._proxy is None or (timeout is not None and timeout[1] <= 0):
             return False
-        if timeout:
-            try:
-                within = (timeout, parse_timeout(timeout))
-            except BadTimeout:
-                return False
-            if within[1] <= 0:
-                return False
-        self._proxy.repeat(connection, stream, known, within)
+        self._proxy.repeat(connection, stream, known, timeout or same)
         return True
 
     # ── who may come in ────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ def begin(tracer: Tracer, noted: Noted | None) -> tuple[Context, bytes | None]:
         BadBaggage: The RPC is to be refused.
     """
     if noted is None:
-        return tracer.start(), None
+        return tracer.begin(None)
     said = {BAGGAGE: noted[BAGGAGE]} if BAGGAGE in noted else {}
     fields = [(name, value) for name in TRACE_FIELDS for value in noted.get(name, ())]
     if fields:

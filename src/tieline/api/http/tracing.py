@@ -19,10 +19,6 @@ class Tracer:
         self.enabled = enabled
         self._new_ids = new_ids
 
-    def start(self) -> Context:
-        """Return the context of a trace that begins here."""
-        return continue_or_start(None, None, self._new_ids)
-
     def begin(self, noted: Noted | None, *, checked: bool = True) -> tuple[Context, bytes | None]:
         """Return the context that holds from here on, and the baggage that the answer repeats.
 
@@ -32,7 +28,7 @@ class Tracer:
             BadBaggage: The request is to be refused.
         """
         if noted is None:
-            return self.start(), None
+            return continue_or_start(None, None, self._new_ids), None
         baggage = noted.get(b"baggage")
         joined = check(baggage) if baggage and checked else None
         return continue_or_start(noted.get(b"traceparent"), noted.get(b"tracestate"), self._new_ids), joined

@@ -150,22 +150,18 @@ def split_trace(head: bytes) -> tuple[bytes, bytes]:
 def split_first(raw: bytes) -> tuple[bytes, bytes] | None:
     """Return head and data of a stream's first message as most are written; ``None`` for any other."""
     try:
-        # Each number is taken by hand if it is two bytes long, as nearly all are: most calls pass here four times.
-        if raw[0] != 0x0A:
+        if raw[0] != _HEAD[0]:
             return None
-        low, high = raw[1], raw[2]
-        size, start = (low & 0x7F | high << 7, 3) if low > 0x7F and high < 0x80 else long_number(raw, 1)
+        size, start = long_number(raw, 1)
         end = start + size
         if end == len(raw):
             return raw[start:], b""
-        if raw[end] != 0x12:
+        if raw[end] != _PAYLOAD[0]:
             return None
-        low, high = raw[end + 1], raw[end + 2]
-        size, at = (low & 0x7F | high << 7, end + 3) if low > 0x7F and high < 0x80 else long_number(raw, end + 1)
-        if at + size != len(raw) or raw[at] != 0x0A:
+        size, at = long_number(raw, end + 1)
+        if at + size != len(raw) or raw[at] != _HEAD[0]:
             return None
-        low, high = raw[at + 1], raw[at + 2]
-        size, at = (low & 0x7F | high << 7, at + 3) if low > 0x7F and high < 0x80 else long_number(raw, at + 1)
+        size, at = long_number(raw, at + 1)
     except (IndexError, Odd):
         return None
     return (raw[start:end], raw[at:]) if at + size == len(raw) else None

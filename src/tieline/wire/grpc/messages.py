@@ -7,13 +7,11 @@ import zlib
 from typing import Final
 
 from tieline.errors import GrpcCode
+from tieline.wire.pieces import add_piece
 
 PREFIX: Final = 5
 """Bytes before each message."""
 _prefix_of: Final = struct.Struct(">BL").unpack_from
-SMALL_PIECE: Final = 512
-JOINED_PIECE: Final = 4096
-"""Pieces of a message under the first are joined up to the second: each costs much beside what it holds."""
 _GZIP: Final = 31
 """Window size of zlib plus 16: gzip's header and trailer are expected."""
 ENCODINGS: Final = b"identity, gzip"
@@ -96,14 +94,11 @@ class MessageReader:
     def feed(self, data: bytes) -> None:
         """Add what arrived."""
         if data:
-            later = self._later
-            if not self._size:
+            if self._size:
+                add_piece(self._later, data)
+            else:
                 self._data = data
                 self._at = 0
-            elif later and len(data) < SMALL_PIECE and len(later[-1]) < JOINED_PIECE:
-                later[-1] += data
-            else:
-                later.append(data)
             self._size += len(data)
 
     def next(self) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 KNOWN_HEADS: Final = 512
@@ -38,6 +39,13 @@ class Odd(Exception):
 
 def long_number(raw: bytes, at: int) -> tuple[int, int]:
     """Return a number, and where it ends."""
+    # One byte or two, as nearly all are, without the loop.
+    low = raw[at]
+    if low < 0x80:
+        return low, at + 1
+    high = raw[at + 1]
+    if high < 0x80:
+        return low & 0x7F | high << 7, at + 2
     number = shift = 0
     while True:
         byte = raw[at]
@@ -48,6 +56,14 @@ def long_number(raw: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 28:
             raise Odd
+
+
+def _past(raw: bytes, at: int) -> int:
+    """Return where a field ends that holds bytes, text or a message."""
+    if raw[at] & _KEY != 2:
+        raise Odd
+    size, at = long_number(raw, at + 1)
+    return at + size
 
 
 def split_invocation(message: bytes) -> tuple[bytes, bytes] | None:
@@ -68,13 +84,7 @@ def split_invocation(message: bytes) -> tuple[bytes, bytes] | None:
             return None
         begin = at
         while message[at] != 0x12:
-            if message[at] & _KEY != 2:
-                return None
-            size = message[at + 1]
-            at += 2
-            if size > 0x7F:
-                size, at = long_number(message, at - 1)
-            at += size
+            at = _past(message, at)
         before = at
         size, at = long_number(message, at + 1)
         after = inner = at + size
@@ -97,13 +107,9 @@ def split_invocation(message: bytes) -> tuple[bytes, bytes] | None:
             return None
         at = after
         while at < len(message):
-            if message[at] & _KEY != 2 or message[at] == 0x12:  # data that stand twice are put together
+            if message[at] == 0x12:  # data that stand twice are put together
                 return None
-            size = message[at + 1]
-            at += 2
-            if size > 0x7F:
-                size, at = long_number(message, at - 1)
-            at += size
+            at = _past(message, at)
         if at > len(message):
             return None
     except (IndexError, Odd):
@@ -135,3 +141,10 @@ class Memory(dict[bytes, _V]):
             self._once.clear()
         self._once.add(head)
         return False
+
+    def learn(self, head: bytes, find_out: Callable[[bytes], _V | None]) -> _V | None:
+        """Return, and keep, what ``find_out`` says of a head that is not known; ``None`` the first time it comes."""
+        found = find_out(head) if self.wants(head) else None
+        if found is not None:
+            self[head] = found
+        return found

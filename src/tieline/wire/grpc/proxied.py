@@ -9,7 +9,7 @@ from typing import Final
 from tieline.model import Headers
 from tieline.wire.errors_text import quote
 from tieline.wire.grpc.metadata import encode_binary, is_base64, is_binary
-from tieline.wire.grpc.timeout import BadTimeout, parse_timeout
+from tieline.wire.grpc.timeout import BadTimeout, Timeout, parse_timeout
 from tieline.wire.headers import IDENTITY
 from tieline.wire.http2.hpack import NEVER_INDEXED, Fields, trace_literals
 
@@ -105,7 +105,7 @@ class Head:
         known = _KNOWN
         fields: Fields = [_METHOD, (b":path", path, False), _SCHEME, _SCHEME, _TE]
         noted: dict[bytes, list[bytes]] = {}
-        self.timeout: tuple[bytes, float] | None = None
+        self.timeout: Timeout | None = None
         self.content_type = b""
         for name, value in headers:
             action = known[name]

@@ -318,43 +318,26 @@ class Connection:
         """How many streams the peer has opened."""
         return self._opened
 
-    def send_request(self, fields: Fields, *, end: bool, tail: bytes = b"") -> Stream:
+    def send_request(self, head: Fields | Likely, *, end: bool, tail: bytes = b"") -> Stream:
         """Open a stream. ``can_open`` must hold.
 
         Args:
-            fields: As ``hpack.HeaderEncoder.encode`` takes them, the four pseudo-headers first, ``:method`` leading.
+            head: As ``hpack.HeaderEncoder`` takes it, the four pseudo-headers first, ``:method`` leading.
             end: There is no body.
-            tail: ``literals`` to be sent behind them.
+            tail: ``literals`` to be sent behind it.
         """
         number = self._next_id
         self._next_id = number + 2
         if self._next_id > MAX_STREAM_ID - 2:
             self.draining = True
         stream = self.streams[number] = Stream(number, self._peer_window, self.limits.stream_window)
+        if isinstance(head, Likely):
+            fields, block = head.fields, self._encoder.encode_likely(head)
+        else:
+            fields, block = head, self._encoder.encode(head)
         if fields[0][1] == b"HEAD":
             stream.bodiless = True
-        self._put_block(stream, self._encoder.encode(fields) + tail, end)
-        return stream
-
-    def send_likely_request(self, head: Likely, tail: bytes, *, end: bool) -> Stream:
-        """Open a stream. ``can_open`` must hold.
-
-        Args:
-            head: As ``send_request`` takes its fields.
-            tail: ``literals`` to be sent behind it.
-            end: There is no body.
-        """
-        number = self._next_id
-        self._next_id = number + 2
-        if self._next_id > MAX_STREAM_ID - 2:
-            self.draining = True
-        stream = self.streams[number] = Stream(number, self._peer_window, self.limits.stream_window)
-        block = self._encoder.encode_likely(head) + tail
-        size = len(block)
-        if size <= self._peer_max_frame and not end:  # as in ``_put_block``, of which this is the usual case
-            self.out += (HEADER.pack(size >> 8, size & 255, HEADERS, END_HEADERS, number), block)
-        else:
-            self._put_block(stream, block, end)
+        self._put_block(stream, block + tail, end)
         return stream
 
     def send_likely(self, stream: Stream, head: Likely, *, end: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 from jh2._hazmat import Decoder, Encoder, HPACKError, OversizedHeaderListError
 
 from tieline.model import Headers
+from tieline.wire.trace_context import TRACEPARENT_BYTES
 
 Fields: TypeAlias = list[tuple[bytes, bytes, bool]]
 """Fields as the codec takes and gives them; the flag keeps a field out of the compression tables."""
@@ -56,7 +57,6 @@ _TRACE_BEGINS: Final = _TRACE[:14]
 _TIMEOUT: Final = b"\x10\x0cgrpc-timeout"
 _MAX_TIMEOUT: Final = len(_TIMEOUT) + 10
 """Of the literal: its value has a length, at most eight digits and a unit."""
-_TRACEPARENT_BYTES: Final = 55
 _TRACE_BIN_BYTES: Final = 39
 _is_trace: Final = re.compile(
     rb"\x10\x0btraceparent\x37(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})\x10\x0egrpc-trace-bin\x27([0-9A-Za-z+/]{39})"
@@ -170,7 +170,7 @@ class HeaderEncoder:
         tail = b""
         if len(headers) > 2 and headers[-1][0] == b"grpc-trace-bin" and headers[-2][0] == b"traceparent":
             traceparent, binary = headers[-2][1], headers[-1][1]
-            if len(traceparent) == _TRACEPARENT_BYTES and len(binary) == _TRACE_BIN_BYTES:
+            if len(traceparent) == TRACEPARENT_BYTES and len(binary) == _TRACE_BIN_BYTES:
                 tail = trace_literals(traceparent, binary)
                 headers = headers[:-2]
         if len(headers) > SHORT_HEAD:

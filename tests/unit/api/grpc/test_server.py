@@ -376,7 +376,7 @@ def test_what_one_api_found_out_about_a_head_is_nothing_to_its_successor() -> No
     """A reload may have closed the RPC, or changed the token that the head shows."""
     connection: Any = None
 
-    assert not api(Ledger()).repeat(connection, connection, (api(Ledger()), object(), None), b"", b"")
+    assert not api(Ledger()).repeat(connection, connection, (api(Ledger()), object(), None), b"", None)
 
 
 async def test_a_request_like_one_that_was_let_in_is_let_in_by_none_but_the_same_api() -> None:

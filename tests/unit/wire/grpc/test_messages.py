@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tieline.errors import GrpcCode
-from tieline.wire.grpc.messages import JOINED_PIECE, BadMessages, MessageReader, frame, only_message
+from tieline.wire.grpc.messages import BadMessages, MessageReader, frame, only_message
+from tieline.wire.pieces import JOINED_PIECE
 
 LIMIT = 4096
 
