@@ -114,6 +114,7 @@ class Daprd:
         windows: Give credit back for what came.
         pongs: Answer PINGs.
         extra: Bytes sent behind the SETTINGS.
+        instead: Sent in place of HTTP/2 before it closes; ``None`` to speak it.
     """
 
     def __init__(self, script: Script | None = None) -> None:
@@ -129,6 +130,7 @@ class Daprd:
         self.windows = True
         self.pongs = True
         self.extra = b""
+        self.instead: bytes | None = None
         self.goaways: list[int] = []
         self.changed = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -152,6 +154,10 @@ class Daprd:
         self.connections += 1
         self.open += 1
         self.changed.set()
+        if self.instead is not None:
+            writer.write(self.instead)
+            writer.close()
+            return
         connection = h2.connection.H2Connection(
             h2.config.H2Configuration(
                 client_side=False,
@@ -308,7 +314,7 @@ def register(mesh: Mesh, app_id: str, port: int, *, like: str = "caller") -> Non
         row = dict(zip(columns, known, strict=True))
         row |= {"registration_id": app_id, "app_id": app_id, "address": f"127.0.0.1:{port}"}
         row["last_update"] = int(time.time()) + 600  # nobody renews it
-        db.execute(f"INSERT INTO hosts VALUES ({', '.join('?' * len(columns))})", tuple(row.values()))
+        db.execute(f"INSERT OR REPLACE INTO hosts VALUES ({', '.join('?' * len(columns))})", tuple(row.values()))
     db.close()
 
 

@@ -566,7 +566,12 @@ class GrpcClient:
 
 
 def begin(
-    channel: grpc.aio.Channel, path: str, messages: Sequence[bytes], metadata: Metadata, timeout: float | None
+    channel: grpc.aio.Channel,
+    path: str,
+    messages: Sequence[bytes],
+    metadata: Metadata,
+    timeout: float | None,
+    compression: grpc.Compression | None = None,
 ) -> Any:
     """Begin an RPC with all its messages.
 
@@ -575,7 +580,7 @@ def begin(
     """
     kind: Any = channel.unary_stream(path) if len(messages) == 1 else channel.stream_stream(path)
     given = messages[0] if len(messages) == 1 else iter(messages)
-    return kind(given, metadata=_native(metadata), timeout=timeout)
+    return kind(given, metadata=_native(metadata), timeout=timeout, compression=compression)
 
 
 async def finish(call: grpc.aio.StreamStreamCall[bytes, bytes]) -> Outcome:
