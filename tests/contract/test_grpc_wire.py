@@ -658,6 +658,7 @@ async def leg(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Leg]:
         await mesh.aclose()
 
 
+@pytest.mark.rule("G-131")
 @pytest.mark.asyncio(loop_scope="module")
 @named([case for case in CASES if case["callee"] == "app"])
 async def test_an_app_is_called_as_by_a_daprd_and_its_answer_arrives(case: dict[str, Any], leg: Leg) -> None:
@@ -685,6 +686,9 @@ async def test_an_app_is_called_as_by_a_daprd_and_its_answer_arrives(case: dict[
     own = ("dapr-caller-namespace",) if "proxy" in case["name"] else ()
     assert asked_fields(asked, own) == asked_fields(meant, own)
     assert bool(asked.header("grpc-timeout")) == bool(meant.header("grpc-timeout"))
+    # What grpcio would hide.
+    assert len(asked.header("grpc-trace-bin")) == len(meant.header("grpc-trace-bin"))
+    assert (asked.header("grpc-trace-bin") == meant.header("grpc-trace-bin")) == ("-from-" in case["name"])
     if is_cut:  # by daprd only where it proxies (G-27)
         assert asked.reset_code == CANCEL
 
