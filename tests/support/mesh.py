@@ -292,6 +292,10 @@ class Mesh:
             await sidecar.healthy(wait)
         return sidecar
 
+    def keep(self, process: Process) -> None:
+        """End a process that somebody else started with the mesh."""
+        self._processes.append(process)
+
     def process(self, name: str, command: Sequence[str], fds: Sequence[int] = ()) -> Process:
         """Start another program; it inherits ``fds`` under their numbers."""
         for fd in fds:
