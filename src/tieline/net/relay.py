@@ -57,6 +57,8 @@ FIRST_GROWTH_BYTES: Final = 512 << 10
 LAST_GROWTH_BYTES: Final = 1 << 20
 """After the first so many bytes and after the last, the window of a stream is doubled whose sink keeps up; so it is
 256 KiB at most, and all of a connection together have ``Limits.grown`` for that."""
+CLIENT_AHEAD_S: Final = 0.02
+"""A client's deadline began before it was told here; so long before it passes here, the client goes because of it."""
 _SCHEME_AT: Final = 2
 _AUTHORITY_AT: Final = 3
 MAX_PLACES: Final = 16
@@ -514,6 +516,10 @@ class DownLane(Lane):
         self.relay.server_lost()
 
 
+def _late() -> TielineError:
+    return TielineError("context deadline exceeded", cause=Cause.TIMEOUT, grpc_code=GrpcCode.DEADLINE_EXCEEDED)
+
+
 def refuse(connection: Http2Protocol, stream: Stream, error: TielineError, record: CallRecord) -> None:
     """Answer a call that never set out, and end its record."""
     code = GrpcCode.UNKNOWN if error.grpc_code is None else error.grpc_code
@@ -680,14 +686,18 @@ class Relay:
 
     def client_gone(self) -> None:
         """The client reset the stream or its connection went."""
-        self._explain(Cancelled("context canceled"))
-        self.code = GrpcCode.CANCELED
+        if self._is_late(CLIENT_AHEAD_S):
+            self._explain(_late())
+            self.code = GrpcCode.DEADLINE_EXCEEDED
+        else:
+            self._explain(Cancelled("context canceled"))
+            self.code = GrpcCode.CANCELED
         self._over(ErrorCode.CANCEL)
 
     def expire(self) -> None:
         """The deadline has passed; see ``Expiring``."""
         self._due = None
-        self.fail(TielineError("context deadline exceeded", cause=Cause.TIMEOUT, grpc_code=GrpcCode.DEADLINE_EXCEEDED))
+        self.fail(_late())
         if self.up.relay is not None:
             self._over(ErrorCode.CANCEL)  # the client does not even take what is there
 
@@ -708,11 +718,7 @@ class Relay:
         else:
             text = f"stream terminated by RST_STREAM with error code: {code_name(code)}"
             status = RpcStatus(status_of_reset(code), text)
-        if (
-            code == ErrorCode.CANCEL
-            and self.deadline is not None
-            and asyncio.get_running_loop().time() >= self.deadline
-        ):
+        if code == ErrorCode.CANCEL and self._is_late(0.0):
             status = RpcStatus(GrpcCode.DEADLINE_EXCEEDED, "context deadline exceeded")
         error = self.route.lost(text)
         error.grpc_code = GrpcCode(status.code)
@@ -772,6 +778,10 @@ class Relay:
             self.head_sent = True
         up.connection.kick()
         self.answered()
+
+    def _is_late(self, ahead_s: float) -> bool:
+        """Tell whether the call's deadline has passed, or will within ``ahead_s``."""
+        return self.deadline is not None and asyncio.get_running_loop().time() >= self.deadline - ahead_s
 
     def _explain(self, error: TielineError) -> None:
         record = self.record

@@ -12,6 +12,7 @@ from tests.support.h2peer import H2Client, H2Stream
 from tests.support.mesh import until
 from tests.support.proxied import Ends
 from tieline.model import Cause, Endpoint
+from tieline.net import relay
 from tieline.wire.grpc.messages import frame as message
 from tieline.wire.http2.frames import frame
 
@@ -401,6 +402,21 @@ async def test_a_client_that_goes_away_cancels_the_call(house: House, how: str) 
     await until(lambda: len(house.ends.records) == 2)
     assert [record.cause for record in house.ends.records] == [Cause.CANCELLED] * 2
     assert [record.rpc_code for record in house.ends.records] == [1, 1]
+
+
+async def test_a_client_that_goes_because_its_time_is_over_did_not_cancel(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "CLIENT_AHEAD_S", 10.0)
+    await house.open(lambda _, stream: frame(HEADERS, END_HEADERS, stream, HEAD))
+    call = await house.client.request("POST", "/test.Echo/Unary", [*RPC, ("grpc-timeout", "5S")], b"\0\0\0\0\1x")
+    await call.until(lambda: call.status == 200)
+
+    await call.cancel()
+
+    await until(lambda: len(house.ends.records) == 2)
+    assert [record.cause for record in house.ends.records] == [Cause.TIMEOUT] * 2
+    assert [record.rpc_code for record in house.ends.records] == [4, 4]
 
 
 @pytest.mark.rule("G-77")
