@@ -25,7 +25,7 @@ from math import inf
 from time import perf_counter
 from typing import Any, Final, Protocol
 
-from tieline.errors import AppBroken, Cancelled, GrpcCode, PeerRefused, TielineError, TooLarge
+from tieline.errors import AppBroken, Cancelled, GrpcCode, PeerRefused, TielineError, TooLarge, WrongPeer
 from tieline.model import CallRecord, Cause, Headers, RpcStatus
 from tieline.net.deadlines import Deadlines, Expiring
 from tieline.net.http2 import Http2Protocol
@@ -734,7 +734,7 @@ class Relay:
         record.cause = record.hop = None
         record.hint = record.detail = ""
         self.heard = False
-        self._again(PeerRefused(text))
+        self._again(WrongPeer(text))
 
     def _again(self, error: TielineError) -> None:
         """Send the call once more if that can be, none of it having been processed."""

@@ -533,6 +533,7 @@ async def test_a_port_with_a_new_owner_is_looked_up_again(house: House) -> None:
 
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert error.details() == "this is the sidecar of gamma, not of delta"
+    assert trailers(error)["tieline-cause"] == "name-unknown"
     assert house.ends.names.asked > 1
 
 
