@@ -28,18 +28,19 @@ class ReflectionFailed(Exception):
         self.ended = ended
 
 
-class _Answers:
-    """Keeps the messages of an answer."""
+class _First:
+    """Keeps the first message of an answer; what follows it answers nothing."""
 
     def __init__(self) -> None:
-        self.messages: list[bytes] = []
+        self.data: bytes | None = None
 
     def begun(self, headers: Headers) -> None:
         """See ``rpc.Listener``."""
 
     def message(self, data: bytes) -> None:
         """See ``rpc.Listener``."""
-        self.messages.append(data)
+        if self.data is None:
+            self.data = data
 
 
 class Reflection:
@@ -91,10 +92,10 @@ class Reflection:
         return f"it has: {shown}" if names else "it names none"
 
     async def _ask(self, request: reflection_pb2.ServerReflectionRequest) -> reflection_pb2.ServerReflectionResponse:
-        ended, messages = await self._call(request.SerializeToString())
+        ended, message = await self._call(request.SerializeToString())
         if ended.status.code == GrpcCode.UNIMPLEMENTED and self._path == _PATHS[0]:
             self._path = _PATHS[1]
-            ended, messages = await self._call(request.SerializeToString())
+            ended, message = await self._call(request.SerializeToString())
         if ended.status.code == GrpcCode.UNIMPLEMENTED:
             raise SchemaError(
                 "the app does not describe its services (it has no server reflection); "
@@ -102,14 +103,14 @@ class Reflection:
             )
         if ended.status.code:
             raise ReflectionFailed(ended)
-        if not messages:
+        if message is None:
             raise Broken("the app's reflection answered nothing")
         try:
-            return reflection_pb2.ServerReflectionResponse.FromString(messages[0])
+            return reflection_pb2.ServerReflectionResponse.FromString(message)
         except DecodeError as error:
             raise Broken(f"what the app's reflection answered cannot be read: {error}") from error
 
-    async def _call(self, message: bytes) -> tuple[Ended, list[bytes]]:
-        answers = _Answers()
-        ended = await self._channel.call(self._path, self._metadata, [message], answers)
-        return ended, answers.messages
+    async def _call(self, message: bytes) -> tuple[Ended, bytes | None]:
+        answer = _First()
+        ended = await self._channel.call(self._path, self._metadata, [message], answer)
+        return ended, answer.data
