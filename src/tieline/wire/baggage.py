@@ -7,11 +7,12 @@ from typing import Final
 
 from tieline.errors import BadRequest, GrpcCode
 from tieline.wire.errors_text import quote
-from tieline.wire.method_path import has_bad_escape
+from tieline.wire.method_path import bad_escape
 
 MAX_BYTES: Final = 8192
-MAX_MEMBER_BYTES: Final = 4096
-MAX_MEMBERS: Final = 180
+MAX_MEMBERS: Final = 64
+MAX_REASONS: Final = 5
+"""So many malformed members are told one by one."""
 
 _KEY: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # RFC-token-like values: printable ASCII without blank, double quote, comma, semicolon and backslash.
@@ -47,28 +48,46 @@ def check(values: list[bytes]) -> bytes | None:
         return None
     if len(joined) > MAX_BYTES:
         raise BadBaggage(f"baggage-string too large: {len(joined)}")
-    members = joined.split(b",")
-    keys = {_check_member(member) for member in members}
-    if len(keys) > MAX_MEMBERS:
-        raise BadBaggage("too many list-members in baggage-string")
+    keys: set[bytes] = set()
+    reasons: list[str] = []
+    malformed = 0
+    for member in joined.split(b","):
+        if len(keys) >= MAX_MEMBERS:
+            reasons.append("too many list-members in baggage-string")
+            break
+        try:
+            keys.add(_key_of(member))
+        except _Malformed as error:
+            malformed += 1
+            if malformed <= MAX_REASONS:
+                reasons.append(str(error))
+    if malformed > MAX_REASONS:
+        reasons.append(f"and {malformed - MAX_REASONS} more invalid member(s)")
+    if reasons:
+        raise BadBaggage("\n".join(reasons))
     return joined
 
 
-def _check_member(member: bytes) -> bytes:
+class _Malformed(ValueError):
+    """A member is malformed, and why."""
+
+
+def _key_of(member: bytes) -> bytes:
     """Check ``key=value`` and the properties behind it; return the key."""
-    if len(member) > MAX_MEMBER_BYTES:
-        raise BadBaggage(f"list-member too large: {len(member)}")
     pair, *properties = member.split(b";")
     for item in properties:
         _check_property(item)
     key, equals, value = pair.partition(b"=")
     if not equals:
-        raise BadBaggage(f"invalid baggage list-member: {quote(member)}")
+        raise _Malformed(f"invalid baggage list-member: {quote(member)}")
     key = key.strip()
     if not _KEY.fullmatch(key):
-        raise BadBaggage(f"invalid key: {quote(key)}")
-    if not _is_value(value.strip()):
-        raise BadBaggage(f"invalid value: {quote(value)}")
+        raise _Malformed(f"invalid key: {quote(key)}")
+    stripped = value.strip()
+    if not _VALUE.fullmatch(stripped):
+        raise _Malformed(f"invalid value: {quote(value)}")
+    if bad := bad_escape(stripped):
+        raise _Malformed(f"invalid value: invalid URL escape {quote(bad)}")
     return key
 
 
@@ -77,9 +96,6 @@ def _check_property(item: bytes) -> None:
     if not item:
         return
     key, _, value = item.partition(b"=")
-    if not _KEY.fullmatch(key.strip()) or not _is_value(value.strip()):
-        raise BadBaggage(f"invalid baggage list-member property: {quote(item)}")
-
-
-def _is_value(value: bytes) -> bool:
-    return _VALUE.fullmatch(value) is not None and not has_bad_escape(value)
+    value = value.strip()
+    if not _KEY.fullmatch(key.strip()) or not _VALUE.fullmatch(value) or bad_escape(value):
+        raise _Malformed(f"invalid baggage list-member property: {quote(item)}")

@@ -253,9 +253,15 @@ _NEEDS_ENCODING: Final = re.compile(rb"[^%s%s%%]" % (re.escape(_ALWAYS_PLAIN), r
 _ENCODED: Final = [bytes((byte,)) if byte in _ALWAYS_PLAIN else b"%%%02X" % byte for byte in range(256)]
 
 
+def bad_escape(path: bytes) -> bytes | None:
+    """Return the first percent sign that lacks its two hex digits, with what stands in their place; else ``None``."""
+    bad = _BAD_ESCAPE.search(path) if _PERCENT in path else None
+    return None if bad is None else path[bad.start() : bad.start() + 3]
+
+
 def has_bad_escape(path: bytes) -> bool:
     """Tell whether a percent sign lacks its two hex digits, which makes a request malformed (H-64)."""
-    return _PERCENT in path and _BAD_ESCAPE.search(path) is not None
+    return bad_escape(path) is not None
 
 
 def decode_path(path: bytes) -> bytes:
@@ -328,16 +334,14 @@ def check_percent(method: bytes, url_prefix: str, query: bytes = b"") -> str | N
         The whole detail for a call to the own app or to an endpoint; a callee's sidecar puts
         ``error invoking app channel: `` in front and makes it an ``Internal`` status.
     """
-    if _PERCENT not in method:
-        return None
-    bad = _BAD_ESCAPE.search(method)
+    bad = bad_escape(method)
     if bad is None:
         return None
     url = url_prefix.encode("utf-8", "surrogateescape")
     url += method if method[:1] == b"/" else b"/" + method
     if query:
         url += b"?" + query
-    return f"parse {quote(url)}: invalid URL escape {quote(method[bad.start() : bad.start() + 3])}"
+    return f"parse {quote(url)}: invalid URL escape {quote(bad)}"
 
 
 # ── the verb ──

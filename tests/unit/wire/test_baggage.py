@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tieline.errors import GrpcCode
-from tieline.wire.baggage import MAX_BYTES, MAX_MEMBER_BYTES, MAX_MEMBERS, BadBaggage, check
+from tieline.wire.baggage import MAX_BYTES, MAX_MEMBERS, BadBaggage, check
 
 
 @pytest.mark.rule("H-56", "O-10")
@@ -39,7 +39,17 @@ def test_good_baggage_is_joined(values: list[bytes], joined: bytes | None) -> No
         ([b"=v"], 'invalid key: ""'),
         ([b"k=a b"], 'invalid value: "a b"'),
         ([b"k=\xc3\xbc"], 'invalid value: "ü"'),
-        ([b"k=%zz"], 'invalid value: "%zz"'),
+        ([b"k=%zz"], 'invalid value: invalid URL escape "%zz"'),
+        ([b"k=v%"], 'invalid value: invalid URL escape "%"'),
+        ([b"x,k=v,y"], 'invalid baggage list-member: "x"\ninvalid baggage list-member: "y"'),
+        (
+            [b"a,b,c,d,e,f,g"],
+            "".join(f'invalid baggage list-member: "{name}"\n' for name in "abcde") + "and 2 more invalid member(s)",
+        ),
+        (
+            [b",".join(b"k%d=v" % number for number in range(MAX_MEMBERS + 1))],
+            "too many list-members in baggage-string",
+        ),
         ([b"k=v;p q=1"], 'invalid baggage list-member property: "p q=1"'),
         ([b"k=v;p=a b"], 'invalid baggage list-member property: "p=a b"'),
     ],
@@ -58,7 +68,7 @@ def test_bad_baggage_is_refused_with_its_reason(values: list[bytes], reason: str
     "value",
     [
         b",".join(b"k%d=%b" % (number, b"v" * 100) for number in range(MAX_BYTES // 100)),
-        b"k=" + b"v" * MAX_MEMBER_BYTES,
+        b"k=" + b"v" * MAX_BYTES,
         b",".join(b"k%d=v" % number for number in range(MAX_MEMBERS + 1)),
     ],
 )
