@@ -238,7 +238,7 @@ async def test_a_grpc_client_gets_what_the_app_said_from_afar_and_from_its_own_s
         "items/add": Answer(
             [invoke_response(b"data", "text/x", "type/x")],
             headers=[("x-one", "a"), ("thing-bin", b"\0\1"), ("tieline-cause", "forged")],
-            trailers=[("app-trailer", "t"), ("end-bin", b"\xff")],
+            trailers=[("app-trailer", "t"), ("end-bin", b"\xff"), ("cache-control", "no-store")],
         ),
         "gone": Answer(code=grpc.StatusCode.NOT_FOUND, text="gone", details=[ErrorInfo(reason="BECAUSE")]),
     }
@@ -259,6 +259,7 @@ async def test_a_grpc_client_gets_what_the_app_said_from_afar_and_from_its_own_s
         assert values(good.headers, "tieline-cause") == []
         assert values(good.trailers, "app-trailer") == ["t"]
         assert values(good.trailers, "end-bin") == [b"\xff"]
+        assert values(good.trailers, "cache-control") == ["no-store"]  # no HTTP trailer may have the name
         assert (bad.code, bad.text) == (grpc.StatusCode.NOT_FOUND, "gone")
         details = values(bad.trailers, "grpc-status-details-bin")[0]
         assert isinstance(details, bytes)

@@ -296,6 +296,7 @@ class GrpcChannel:
             connection = await pool.connection(*place)
             await connection.wait_turn()
         exchange = connection.begin_request(head, data, tail)
+        exchange.keeps_trailers = True
         try:
             return await exchange.answer
         except asyncio.CancelledError:

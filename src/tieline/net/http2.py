@@ -64,6 +64,8 @@ class Exchange:
 
     relays = False
     """Whether it is a lane of ``net.relay``, which takes frames as they come."""
+    keeps_trailers = False
+    """Whether trailers are the metadata of an RPC, and so all come through, whatever their names mean to HTTP."""
     body: BodyStream | None = None
     pieces: list[bytes] | None = None
     """What came in the same read as the head, until it is known whether it is everything."""
@@ -376,7 +378,7 @@ class Http2Protocol(Buffered):
         if exchange.relays:
             exchange.on_trailers(headers)
             return
-        trailers = clean_trailers(headers)
+        trailers = headers if exchange.keeps_trailers else clean_trailers(headers)
         if exchange.body is None:
             # All of it is here: nothing has to be held back any more.
             pieces, exchange.pieces = exchange.pieces, None

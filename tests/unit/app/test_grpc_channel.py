@@ -195,7 +195,7 @@ async def test_an_answer_comes_back_with_its_metadata_and_trailers(app: GrpcApp,
     app.answers["work"] = Answer(
         [invoke_response(b"data", "text/x", "type/x")],
         headers=[("x-one", "a"), ("x-one", "b"), ("thing-bin", b"\0\1"), ("tieline-cause", "forged")],
-        trailers=[("app-trailer", "t"), ("end-bin", b"\xff")],
+        trailers=[("app-trailer", "t"), ("end-bin", b"\xff"), ("cookie", "a=1"), ("tieline-hop", "forged")],
     )
 
     call = a_call()
@@ -204,7 +204,7 @@ async def test_an_answer_comes_back_with_its_metadata_and_trailers(app: GrpcApp,
     assert (reply.status, reply.rpc_status.code, reply.body) == (200, 0, b"data")
     assert (reply.content_type, reply.type_url) == ("text/x", "type/x")
     assert reply.headers == [(b"x-one", b"a"), (b"x-one", b"b"), (b"thing-bin", b"AAE")]
-    assert reply.trailers == [(b"app-trailer", b"t"), (b"end-bin", b"/w")]
+    assert reply.trailers == [(b"app-trailer", b"t"), (b"end-bin", b"/w"), (b"cookie", b"a=1")]
     assert call.record.rpc_code == 0
     assert call.record.app_s > 0
 
