@@ -103,12 +103,20 @@ class _Lines(Memory[tuple[bytes, bytes]]):
         value = value.strip(b" \t")
         if value.translate(None, LEGAL_IN_VALUE):
             raise BadMessage(f"a control character in the value of {name.decode('ascii')}")
-        if name == b"host" and not _is_host(value):
-            raise BadMessage("malformed Host header", text="400 Bad Request: malformed Host header")
         field = (name, value)
         if repeatable:
             self.remember(line, field)
         return field
+
+
+class _Hosts(Memory[bytes]):
+    """Value of a request's ``Host``, to itself."""
+
+    def __missing__(self, value: bytes) -> bytes:
+        if not _is_host(value):
+            raise BadMessage("malformed Host header", text="400 Bad Request: malformed Host header")
+        self.remember(value, value)
+        return value
 
 
 _NAMES: Final = _Names()
@@ -116,6 +124,10 @@ _LINES: Final = _Lines()
 
 parse_field: Final = _LINES.__getitem__
 """Turn one line into a field; raise ``BadMessage``. A bound C method, so that ``map`` stays out of Python."""
+
+
+check_host: Final = _Hosts().__getitem__
+"""Return the value of a request's ``Host``; raise ``BadMessage``."""
 
 
 def refuse_illegal(part: bytes) -> None:

@@ -14,6 +14,7 @@ from tieline.wire.http1.fields import (
     BadMessage,
     Memory,
     check_coding,
+    check_host,
     connection_options,
     keeps_alive,
     parse_field,
@@ -167,7 +168,7 @@ class RequestParser(MessageReader):
                 if name == b"host":
                     if host is not None:
                         raise BadMessage("more than one Host header")
-                    host = value
+                    host = check_host(value)
                 elif name == b"content-length":
                     if length is not None:
                         raise BadMessage("more than one Content-Length header")

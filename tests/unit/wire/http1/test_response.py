@@ -81,6 +81,13 @@ def test_a_head_that_could_be_read_in_two_ways_is_refused(fields: bytes) -> None
         parser_with(answer(fields, b"ok")).next_head()
 
 
+def test_a_host_means_nothing_in_an_answer() -> None:
+    head = parser_with(answer(b"Content-Length: 2\r\nHost: a b\r\nHost: c\r\n", b"ok")).next_head()
+
+    assert head is not None
+    assert [value for name, value in head.headers if name == b"host"] == [b"a b", b"c"]
+
+
 def test_a_body_that_is_framed_twice_never_leaves_its_connection_in_use() -> None:
     """Whether it is refused or read as chunked: another reader may see its end elsewhere."""
     parser = parser_with(answer(b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", b"5\r\nhello\r\n0\r\n\r\n"))
