@@ -98,7 +98,7 @@ def _outbound(name: bytes) -> int:
 
 def _to_http(name: bytes) -> int:
     """The part that requests and answers have in common where daprd changes from gRPC metadata to HTTP."""
-    if name.endswith(b"-bin"):
+    if name.endswith(b"-bin") or name == b"destination-app-id":
         return _DROP
     if name.startswith(b"grpc-"):
         return _RENAME
@@ -108,7 +108,7 @@ def _to_http(name: bytes) -> int:
 
 
 def _to_endpoint(name: bytes) -> int:
-    if name in _ROUTING or name == b"destination-app-id":
+    if name in _ROUTING:
         return _DROP
     if name in (b"user-agent", b"accept"):
         return _UNUSUAL

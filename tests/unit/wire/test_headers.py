@@ -310,6 +310,7 @@ def test_an_answer_passes_less_what_belongs_to_the_connection() -> None:
 @pytest.mark.rule("H-67")
 def test_an_answers_grpc_binary_and_baggage_fields_change_at_the_caller() -> None:
     answer = [
+        (b"destination-app-id", b"beta"),
         (b"x-data-bin", b"AAEC"),
         (b"grpc-status", b"5"),
         (b"grpc-message", b"hi"),
