@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from tests.support.app import Exchange, echo
+from tests.support.daprd import register
 from tests.support.h2peer import H2Client, H2Server, ask_h2
 from tests.support.http1 import Broken, Client, Fields
 from tests.support.mesh import Mesh, invoke_path, start_pair, until
@@ -23,16 +24,6 @@ def rename(mesh: Mesh, app_id: str, to: str) -> None:
     """Let the registry say that the sidecar of one app is that of another."""
     with sqlite3.connect(mesh.state / "tieline" / "registry.db") as db:
         db.execute("UPDATE hosts SET app_id = ? WHERE app_id = ?", (to, app_id))
-    db.close()
-
-
-def register(mesh: Mesh, app_id: str, port: int) -> None:
-    """Let the registry say that the sidecar of a new app is at a port."""
-    with sqlite3.connect(mesh.state / "tieline" / "registry.db") as db:
-        columns = [row[1] for row in db.execute("PRAGMA table_info(hosts)")]
-        row = dict(zip(columns, db.execute("SELECT * FROM hosts WHERE app_id = 'caller'").fetchone(), strict=True))
-        row |= {"registration_id": app_id, "app_id": app_id, "address": f"127.0.0.1:{port}"}
-        db.execute(f"INSERT INTO hosts VALUES ({', '.join('?' * len(columns))})", tuple(row.values()))
     db.close()
 
 

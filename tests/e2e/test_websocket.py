@@ -21,8 +21,8 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 from websockets.typing import Origin, Subprotocol
 
 from tests.e2e.test_metrics import scrape
-from tests.e2e.test_trust import register
 from tests.support.app import Exchange
+from tests.support.daprd import register
 from tests.support.h2peer import H2Client, H2Server
 from tests.support.http1 import Broken
 from tests.support.mesh import Mesh, Sidecar, free_port, invoke_path, start_pair, until

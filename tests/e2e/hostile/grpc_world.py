@@ -121,7 +121,6 @@ class GrpcWorld(World):
     def __init__(self, mesh: Mesh, folder: Path) -> None:
         super().__init__(mesh, folder)
         self.raw = RawApp()
-        self.mesh = mesh
         self._clients: dict[Sidecar, GrpcClient] = {}
 
     async def start(self) -> None:
@@ -129,7 +128,7 @@ class GrpcWorld(World):
         self.callee, self.caller = await asyncio.gather(
             self._sidecar("callee", self.raw.port, "--app-protocol", "grpc"), self._sidecar("caller", None)
         )
-        self._clients = {sidecar: self._mesh.grpc_client(sidecar) for sidecar in (self.callee, self.caller)}
+        self._clients = {sidecar: self.mesh.grpc_client(sidecar) for sidecar in (self.callee, self.caller)}
         await self._call_both()
         await self.note()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.e2e.hostile.raw2 import Raw, frame
 from tests.e2e.hostile.world import World
+from tests.support.daprd import register
 from tests.support.http1 import Answer, Client
 from tests.support.http2 import block, data, headers
 from tests.support.mesh import invoke_path, until
@@ -104,21 +104,11 @@ async def peer(world: World, script: Script, hello: bytes = HELLO) -> AsyncItera
     made = FakePeer(script, hello)
     await made.start()
     app_id = f"fake{next(_names)}"
-    register(world, app_id, made.port)
+    register(world.mesh, app_id, made.port)
     try:
         yield app_id, made
     finally:
         await made.aclose()
-
-
-def register(world: World, app_id: str, port: int) -> None:
-    """Let the registry say that the sidecar of an app is at a port."""
-    with sqlite3.connect(world.registry) as db:
-        columns = [row[1] for row in db.execute("PRAGMA table_info(hosts)")]
-        row = dict(zip(columns, db.execute("SELECT * FROM hosts WHERE app_id = 'caller'").fetchone(), strict=True))
-        row |= {"registration_id": app_id, "app_id": app_id, "address": f"127.0.0.1:{port}"}
-        db.execute(f"INSERT INTO hosts VALUES ({', '.join('?' * len(columns))})", tuple(row.values()))
-    db.close()
 
 
 def says(*pieces: Callable[[int], bytes], close: bool = False) -> Script:

@@ -24,11 +24,12 @@ class World:
 
     Attributes:
         handler: What the app does with a request; ``echo`` unless a test sets it.
+        mesh: Theirs.
         registry: The file in which both are found.
     """
 
     def __init__(self, mesh: Mesh, folder: Path) -> None:
-        self._mesh = mesh
+        self.mesh = mesh
         self._folder = folder
         self.registry = mesh.state / "tieline" / "registry.db"
         self._before: dict[Sidecar, tuple[int, int]] = {}
@@ -39,7 +40,7 @@ class World:
 
     async def start(self) -> None:
         """Start all three and note what they hold when nothing is wrong."""
-        self.app = await self._mesh.app(self._answer)
+        self.app = await self.mesh.app(self._answer)
         self.callee, self.caller = await asyncio.gather(
             self._sidecar("callee", self.app), self._sidecar("caller", None)
         )
@@ -55,7 +56,7 @@ class World:
     async def _sidecar(self, app_id: str, app: App | int | None, *flags: str) -> Sidecar:
         main = ("-m", "tests.support.counted", "sidecar")
         environ = {"TIELINE_TASKS": str(self._folder / f"tasks-{app_id}")}
-        return await self._mesh.sidecar(app_id, app, *flags, main=main, environ=environ)
+        return await self.mesh.sidecar(app_id, app, *flags, main=main, environ=environ)
 
     async def _answer(self, exchange: Exchange) -> None:
         await self.handler(exchange)
