@@ -54,9 +54,10 @@ KEPT_BYTES: Final = 65536
 """What was sent of a request is kept until its answer begins, to be sent again if the server says for certain that it
 did not look at it; more than this is not kept."""
 FIRST_GROWTH_BYTES: Final = 512 << 10
-LAST_GROWTH_BYTES: Final = 1 << 20
+LAST_GROWTH_BYTES: Final = 4 << 20
 """After the first so many bytes and after the last, the window of a stream is doubled whose sink keeps up; so it is
-256 KiB at most, and all of a connection together have ``Limits.grown`` for that."""
+1 MiB at most, and all of a connection together have ``Limits.grown`` for that. Each return of credit costs both ends
+about as much as a read of 64 KiB: with windows of 256 KiB, a message of 1 KiB cost a quarter more."""
 CLIENT_AHEAD_S: Final = 0.02
 """A client's deadline began before it was told here; so long before it passes here, the client goes because of it."""
 _SCHEME_AT: Final = 2
