@@ -25,7 +25,7 @@ from math import inf
 from time import perf_counter
 from typing import Any, Final, Protocol
 
-from tieline.errors import AppBroken, Cancelled, GrpcCode, PeerRefused, TielineError, TooLarge, WrongPeer
+from tieline.errors import AppBroken, Cancelled, GrpcCode, PeerRefused, TielineError, TimedOut, TooLarge, WrongPeer
 from tieline.model import CallRecord, Cause, Headers, RpcStatus
 from tieline.net.deadlines import Deadlines, Expiring
 from tieline.net.http2 import Http2Protocol
@@ -517,10 +517,6 @@ class DownLane(Lane):
         self.relay.server_lost()
 
 
-def _late() -> TielineError:
-    return TielineError("context deadline exceeded", cause=Cause.TIMEOUT, grpc_code=GrpcCode.DEADLINE_EXCEEDED)
-
-
 def refuse(connection: Http2Protocol, stream: Stream, error: TielineError, record: CallRecord) -> None:
     """Answer a call that never set out, and end its record."""
     code = GrpcCode.UNKNOWN if error.grpc_code is None else error.grpc_code
@@ -688,7 +684,7 @@ class Relay:
     def client_gone(self) -> None:
         """The client reset the stream or its connection went."""
         if self._is_late(CLIENT_AHEAD_S):
-            self._explain(_late())
+            self._explain(TimedOut())
             self.code = GrpcCode.DEADLINE_EXCEEDED
         else:
             self._explain(Cancelled("context canceled"))
@@ -698,7 +694,7 @@ class Relay:
     def expire(self) -> None:
         """The deadline has passed; see ``Expiring``."""
         self._due = None
-        self.fail(_late())
+        self.fail(TimedOut())
         if self.up.relay is not None:
             self._over(ErrorCode.CANCEL)  # the client does not even take what is there
 

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes, urljoin
 
 from tieline.wire.errors_text import quote
+from tieline.wire.method_path import bad_escape
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -23,7 +24,6 @@ _NAME: Final = r"[A-Za-z0-9_~!$&'()*+,;=.-]+"
 _ADDRESS_V6: Final = r"[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?"
 _MAX_NAME: Final = 253
 _MAX_LABEL: Final = 63
-_BAD_ESCAPE: Final = rb"%(?![0-9a-fA-F]{2})"
 # What a path or a query may hold as it is. The rest is percent-encoded; what is encoded already stays so.
 _ENCODE: Final = rb"[^A-Za-z0-9._~!$&'()*+,;=:@/?%\[\]-]"
 _SLASH: Final = 0x2F
@@ -123,9 +123,8 @@ def parse_url(text: str) -> Url:
     end = min((at for at in (rest.find("/", 2), rest.find("?", 2)) if at >= 0), default=len(rest))
     user, at, place = rest[2:end].rpartition("@")
     path = rest[end:].encode("utf-8", "surrogateescape")
-    bad = re.search(_BAD_ESCAPE, path)
-    if bad is not None:
-        raise refuse(f"invalid URL escape {quote(path[bad.start() : bad.start() + 3])}")
+    if bad := bad_escape(path):
+        raise refuse(f"invalid URL escape {quote(bad)}")
     path = re.sub(_ENCODE, lambda byte: b"%%%02X" % byte[0][0], path)
     host, port = _split_place(place, refuse)
     written = f"[{host}]" if ":" in host else host
