@@ -6,8 +6,9 @@ import asyncio
 import gzip
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import pytest
@@ -28,13 +29,22 @@ from tests.contract.harness.grpc_wire import (
 from tests.contract.harness.played import Half, PlayedServer, Side, Wire, is_internal, play_client
 from tests.support.app import App, Exchange
 from tests.support.daprd import Daprd, Script, b64, register
-from tests.support.grpc_app import DETAILS, ON_INVOKE, GrpcApp, GrpcClient, Outcome, Seen, begin, finish, values
+from tests.support.grpc_app import (
+    DETAILS,
+    ON_INVOKE,
+    GrpcApp,
+    GrpcClient,
+    Outcome,
+    Seen,
+    begin,
+    finish,
+    read_details,
+    values,
+)
 from tests.support.http1 import Answer, Broken, Client
 from tests.support.mesh import Mesh, Sidecar, free_port, until
 from tieline._generated.dapr.proto.common.v1.common_pb2 import InvokeRequest
 from tieline._generated.dapr.proto.internals.v1.service_invocation_pb2 import InternalInvokeResponseStream
-from tieline._generated.google.rpc.error_details_pb2 import ErrorInfo
-from tieline._generated.google.rpc.status_pb2 import Status
 
 CASES = load("grpc-wire.json")
 RPCS = {case["name"]: rpcs_of(case) for case in CASES}
@@ -109,6 +119,9 @@ class Callees:
             )
         return self._sidecars[key]
 
+    async def aclose(self) -> None:
+        await self.rpc_app.aclose()
+
     async def called(self, case: dict[str, Any]) -> Half:
         """Call as the recorded caller did, byte for byte, and return what came back."""
         callee = await self.of(case)
@@ -179,30 +192,41 @@ class Caller:
             await daprd.aclose()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def callees(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Callees]:
-    """Sidecars for all cases."""
-    mesh = Mesh(tmp_path_factory.mktemp("callees"))
-    made = Callees(mesh)
-    try:
-        await made.start()
-        yield made
-    finally:
-        await made.rpc_app.aclose()
-        await mesh.aclose()
+class Started(Protocol):
+    """What a mesh of the module holds for all cases."""
+
+    async def start(self) -> None: ...
+    async def aclose(self) -> None: ...
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def caller(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Caller]:
-    """One sidecar for all cases."""
-    mesh = Mesh(tmp_path_factory.mktemp("caller"))
-    made = Caller(mesh)
+_S = TypeVar("_S", bound=Started)
+
+
+@asynccontextmanager
+async def started(kind: Callable[[Mesh], _S], folders: pytest.TempPathFactory) -> AsyncIterator[_S]:
+    """Start it in a mesh of its own, and end both."""
+    mesh = Mesh(folders.mktemp(kind.__name__))
+    made = kind(mesh)
     try:
         await made.start()
         yield made
     finally:
         await made.aclose()
         await mesh.aclose()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def callees(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Callees]:
+    """Sidecars for all cases."""
+    async with started(Callees, tmp_path_factory) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def caller(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Caller]:
+    """Sidecars for all cases."""
+    async with started(Caller, tmp_path_factory) as made:
+        yield made
 
 
 def named(cases: list[dict[str, Any]]) -> pytest.MarkDecorator:
@@ -455,7 +479,10 @@ async def check_asked(daprd: PlayedServer, case: dict[str, Any]) -> None:
         assert got.reset_code == (CANCEL if "deadline" in case["name"] else meant.reset_code)
         if is_internal(meant):
             if meant.ended:
-                check_request(request_of(got.messages, unary=rpc.unary), request_of(meant.messages, unary=rpc.unary))
+                call, expected = (request_of(half.messages, unary=rpc.unary) for half in (got, meant))
+                if "wire" not in case:  # how the body was cut is not written down
+                    call = call._replace(payloads=expected.payloads)
+                check_request(call, expected)
         else:
             assert plain_frames(got) == plain_frames(meant)
             assert asked_fields(got) == asked_fields(meant)
@@ -479,8 +506,7 @@ def check_request(got: Call, expected: Call) -> None:
     expected.head["metadata"] = common(expected.head["metadata"])
     if not got.body:  # none or an empty one: an app gets an empty one
         got.head["has_data"] = expected.head["has_data"]
-    assert got.head == expected.head
-    assert got.body == expected.body
+    assert got == expected
 
 
 def common(metadata: dict[str, list[str]]) -> dict[str, Any]:
@@ -612,18 +638,9 @@ def undetailed(fields: Any) -> list[tuple[str, str | bytes]]:
     return [field for field in fields if field[0] != DETAILS]
 
 
-def details_of(fields: Any) -> list[tuple[int, str, list[Any]]]:
+def details_of(fields: Any) -> list[Any]:
     """Return the details of a status; their maps have no order."""
-    found = []
-    for value in values(fields, DETAILS):
-        assert isinstance(value, bytes)
-        status = Status.FromString(value)
-        details: list[Any] = []
-        for one in status.details:
-            info = ErrorInfo()
-            details.append(info if one.Unpack(info) else one)
-        found.append((status.code, status.message, details))
-    return found
+    return list(map(read_details, values(fields, DETAILS)))
 
 
 # ── an app that speaks gRPC is called ──
@@ -644,18 +661,15 @@ class Leg:
         self.caller = await self.mesh.sidecar("alpha")
         self.client = self.mesh.grpc_client(self.caller)
 
+    async def aclose(self) -> None:
+        await self.app.aclose()
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def leg(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Leg]:
     """Two sidecars for all cases."""
-    mesh = Mesh(tmp_path_factory.mktemp("leg"))
-    made = Leg(mesh)
-    try:
-        await made.start()
+    async with started(Leg, tmp_path_factory) as made:
         yield made
-    finally:
-        await made.app.aclose()
-        await mesh.aclose()
 
 
 @pytest.mark.rule("G-131")

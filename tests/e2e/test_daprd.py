@@ -28,12 +28,11 @@ from tests.support.grpc_app import (
     Outcome,
     begin,
     finish,
+    read_details,
 )
 from tests.support.http1 import Answer
 from tests.support.mesh import Mesh, Sidecar, free_port, invoke_path
 from tieline._generated.dapr.proto.common.v1.common_pb2 import InvokeRequest
-from tieline._generated.google.rpc.error_details_pb2 import ErrorInfo
-from tieline._generated.google.rpc.status_pb2 import Status
 
 VARIABLE = "TIELINE_TEST_DAPRD"
 START_S = 40.0
@@ -154,12 +153,8 @@ def unnamed(text: str) -> str:
     return re.sub(r"(http|grpc|caller)-[dt]\b", r"\1", text)
 
 
-def _detail(name: str, value: bytes) -> Any:
-    if name != DETAILS:
-        return value.hex()
-    status = Status.FromString(value)
-    info = ErrorInfo()
-    return str([status.code, status.message, [info if one.Unpack(info) else one for one in status.details]])
+def _detail(name: str, value: bytes) -> str:
+    return str(read_details(value)) if name == DETAILS else value.hex()
 
 
 def answer(got: Answer) -> Any:

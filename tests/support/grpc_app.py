@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 
 from tieline._generated.dapr.proto.common.v1 import common_pb2
 from tieline._generated.dapr.proto.runtime.v1 import dapr_pb2
-from tieline._generated.google.rpc import status_pb2
+from tieline._generated.google.rpc import error_details_pb2, status_pb2
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -495,6 +495,16 @@ class Outcome(NamedTuple):
     def trailer(self, name: str) -> list[str | bytes]:
         """Return all values of a name in the trailer metadata."""
         return values(self.trailers, name)
+
+
+def read_details(value: Any) -> tuple[int, str, list[Message]]:
+    """Return code, text and details of a ``DETAILS`` value, an ``ErrorInfo`` by its fields: its map has no order."""
+    status = status_pb2.Status.FromString(value)
+    details: list[Message] = []
+    for one in status.details:
+        info = error_details_pb2.ErrorInfo()
+        details.append(info if one.Unpack(info) else one)
+    return status.code, status.message, details
 
 
 class GrpcClient:

@@ -14,10 +14,23 @@ from urllib.parse import unquote
 
 import hpack
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 8, 9
-END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 1, 1, 4, 8, 0x20
-FIRST_WINDOW: Final = 65535
+from tieline.wire.http2.frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    DEFAULT_MAX_FRAME,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PADDED,
+    PREFACE,
+    PRIORITY_FLAG,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
 
 Wire = list[tuple[str, bytes]]
 Fields = list[tuple[str, str]]
@@ -107,7 +120,7 @@ class Side:
     def __init__(self, *, is_client: bool) -> None:
         self.streams: dict[int, Half] = {}
         self.settings = 0
-        self.first_window = FIRST_WINDOW
+        self.first_window = DEFAULT_WINDOW
         self.credit: Counter[int] = Counter()
         self._unread = b""
         self._block: tuple[int, int, bytes] | None = None
@@ -133,7 +146,7 @@ class Side:
             kind, flags, number = self._unread[3], self._unread[4], int.from_bytes(self._unread[5:9], "big")
             payload, self._unread = self._unread[9:size], self._unread[size:]
             self._hear(kind, flags, number, payload)
-            if kind in (DATA, HEADERS, RESET):
+            if kind in (DATA, HEADERS, RST_STREAM):
                 types.add(kind)
         return types
 
@@ -145,7 +158,7 @@ class Side:
                     self.first_window = int.from_bytes(payload[at + 2 : at + 6], "big")
         elif kind == WINDOW_UPDATE:
             self.credit[number] += int.from_bytes(payload, "big")
-        elif kind == RESET:
+        elif kind == RST_STREAM:
             self._half(number).reset_code = int.from_bytes(payload, "big")
         elif kind in (DATA, HEADERS):
             if flags & PADDED:
@@ -153,7 +166,7 @@ class Side:
             if kind == DATA:
                 self._half(number).data += payload
             else:
-                if flags & PRIORITY:
+                if flags & PRIORITY_FLAG:
                     payload = payload[5:]
                 self._block = (number, flags, payload)
             if kind == DATA and flags & END_STREAM:
@@ -230,7 +243,7 @@ class Player:
                 await self._catches_up(other, closed, strictly=bool(types))
                 await self.until(lambda: self._may_send(own))
             is_first = False
-            if RESET in types and self._before_reset is not None:
+            if RST_STREAM in types and self._before_reset is not None:
                 at = _reset_in(data)
                 self._writer.write(data[:at])
                 await self._before_reset()
@@ -253,7 +266,7 @@ class Player:
         """Tell whether the data that were sent, with those of the next chunk, are within the program's windows."""
         live = self.live
         sizes = {number: len(half.data) for number, half in own.streams.items()}
-        return sum(sizes.values()) <= FIRST_WINDOW + live.credit[0] and all(
+        return sum(sizes.values()) <= DEFAULT_WINDOW + live.credit[0] and all(
             size <= live.first_window + live.credit[number] for number, size in sizes.items()
         )
 
@@ -282,7 +295,7 @@ class Player:
 def _reset_in(data: bytes) -> int:
     """Return where a reset begins in a chunk of whole frames."""
     at = len(PREFACE) if data.startswith(PREFACE) else 0
-    while data[at + 3] != RESET:
+    while data[at + 3] != RST_STREAM:
         at += 9 + int.from_bytes(data[at : at + 3], "big")
     return at
 
@@ -363,32 +376,27 @@ class PlayedServer:
 
 def made(path: str, asked: bytes, answered: bytes) -> Wire:
     """Return a recording as it would be of a call that ends well; the bodies are those of the streams."""
-    grants = _frame(SETTINGS, 0, 0, b"\0\4" + WIDE.to_bytes(4, "big")) + _frame(
-        WINDOW_UPDATE, 0, 0, (WIDE - FIRST_WINDOW).to_bytes(4, "big")
+    grants = frame(SETTINGS, 0, 0, b"\0\4" + WIDE.to_bytes(4, "big")) + frame(
+        WINDOW_UPDATE, 0, 0, (WIDE - DEFAULT_WINDOW).to_bytes(4, "big")
     )
     both = [("content-type", "application/grpc")]
     head = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "127.0.0.1"), ("te", "trailers")]
     encoders = hpack.Encoder(), hpack.Encoder()
-    acknowledged = _frame(SETTINGS, ACK, 0, b"")
+    acknowledged = frame(SETTINGS, ACK, 0, b"")
     return [
         ("c", PREFACE + grants),
         ("s", grants),
-        ("c", acknowledged + _frame(HEADERS, END_HEADERS, 1, encoders[0].encode([*head, *both]))),
+        ("c", acknowledged + frame(HEADERS, END_HEADERS, 1, encoders[0].encode([*head, *both]))),
         *[("c", piece) for piece in _data(asked)],
-        ("c", _frame(DATA, END_STREAM, 1, b"")),
-        ("s", acknowledged + _frame(HEADERS, END_HEADERS, 1, encoders[1].encode([(":status", "200"), *both]))),
+        ("c", frame(DATA, END_STREAM, 1, b"")),
+        ("s", acknowledged + frame(HEADERS, END_HEADERS, 1, encoders[1].encode([(":status", "200"), *both]))),
         *[("s", piece) for piece in _data(answered)],
-        ("s", _frame(HEADERS, END_HEADERS | END_STREAM, 1, encoders[1].encode([("grpc-status", "0")]))),
+        ("s", frame(HEADERS, END_HEADERS | END_STREAM, 1, encoders[1].encode([("grpc-status", "0")]))),
     ]
 
 
 WIDE: Final = 1 << 22
-LARGEST: Final = 16384
 
 
 def _data(body: bytes) -> list[bytes]:
-    return [_frame(DATA, 0, 1, body[at : at + LARGEST]) for at in range(0, len(body), LARGEST)]
-
-
-def _frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big") + payload
+    return [frame(DATA, 0, 1, body[at : at + DEFAULT_MAX_FRAME]) for at in range(0, len(body), DEFAULT_MAX_FRAME)]
