@@ -114,7 +114,7 @@ def _run(options: Options) -> int:
 
         for text in remarks(configuration):
             log.warning("%s", text)
-    from tieline.net.loop import run
+    from tieline.net.loop import keep_freed_memory, run
 
     async def start() -> int:
         from tieline.sidecar import Sidecar
@@ -125,4 +125,5 @@ def _run(options: Options) -> int:
         gc.set_threshold(GC_THRESHOLD, 20, 50)
         return await Sidecar(settings, configuration, os.environ, __version__).run()
 
+    keep_freed_memory()
     return run(start())

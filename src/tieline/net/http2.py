@@ -11,7 +11,7 @@ from tieline.errors import AppBroken, PeerLost, TielineError
 from tieline.model import AnyBody, Headers
 from tieline.net.backpressure import BodyStream, ended, within
 from tieline.net.lookout import forget, watch
-from tieline.net.loop import WRITE_HIGH_WATER, Buffered
+from tieline.net.loop import WRITE_HIGH_WATER, BufferedLong
 from tieline.net.tunnel import Flow
 from tieline.wire.headers import clean_trailers
 from tieline.wire.http2 import Connection, ErrorCode, Limits, Stream
@@ -166,7 +166,7 @@ class Exchange:
             self.stream.handler = None  # as in ``Http2Protocol.end``
 
 
-class Http2Protocol(Buffered):
+class Http2Protocol(BufferedLong):
     """One HTTP/2 connection: one write a turn of the event loop, frames of many calls joined."""
 
     def __init__(
