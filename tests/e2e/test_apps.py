@@ -87,6 +87,7 @@ async def test_a_waiting_call_whose_caller_leaves_takes_no_slot(mesh: Mesh, way:
         await (await h2.request("GET", "/v1.0/healthz")).whole()
         await stream.cancel()
         h2.close()
+    await until(lambda: "method=leaving" in pair.callee.log())  # else the slot may still come to it first
     last = asyncio.create_task(entry.call("callee", "last"))
     await entry.ask("GET", "/v1.0/healthz")
     app.go_on.release()
